@@ -1,0 +1,78 @@
+// Owns: what the API surfaces ask for and get: ChatJob in, Delta out. session.ts turns one into the other; index.ts, cli/
+// and server/ translate their own formats to and from these and touch nothing below.
+import type { FinishReason, SamplingParams, Timings, TokenLogprobs } from "../engine/types.js";
+
+export interface TextPart {
+  readonly type: "text";
+  readonly text: string;
+}
+
+export interface ToolCall {
+  readonly id: string;
+  readonly name: string /** JSON text. */;
+  readonly arguments: string;
+}
+
+export interface ChatMessage {
+  readonly role: "system" | "developer" | "user" | "assistant" | "tool";
+  readonly content: string | readonly TextPart[] | null;
+  readonly name?: string;
+  readonly toolCalls?: readonly ToolCall[];
+  readonly toolCallId?: string;
+}
+
+export interface Tool {
+  readonly name: string;
+  readonly description?: string;
+  readonly parameters?: Readonly<Record<string, unknown>>;
+}
+
+/** Exactly one of messages, prompt and promptIds. */
+export interface ChatJob {
+  readonly messages?: readonly ChatMessage[];
+  readonly tools?: readonly Tool[];
+  /** Extra variables for the template. */
+  readonly templateVariables?: Readonly<Record<string, unknown>>;
+  readonly prompt?: string;
+  readonly promptIds?: Int32Array;
+  readonly n: number;
+  readonly sampling: SamplingParams;
+  /** undefined: to the end of the context. */
+  readonly maxTokens?: number;
+  readonly minTokens: number;
+  readonly stop: readonly string[];
+  readonly stopIds: readonly number[];
+  readonly includeStop: boolean;
+  readonly ignoreEos: boolean;
+  readonly logprobs?: number;
+  readonly promptLogprobs?: number;
+  readonly priority: number;
+  readonly cacheSalt?: string;
+}
+
+export interface DeltaToken {
+  readonly id: number /** As the token alone decodes. */;
+  readonly bytes: Uint8Array;
+  readonly logprobs?: TokenLogprobs;
+}
+
+/** What a surface streams. Text of one choice, concatenated, is the whole answer. */
+export type Delta =
+  | {
+      readonly type: "start";
+      readonly promptIds: Int32Array;
+      readonly cachedTokens: number;
+      readonly promptLogprobs?: readonly (TokenLogprobs | null)[];
+    }
+  | { readonly type: "content"; readonly index: number; readonly text: string; readonly tokens: readonly DeltaToken[] }
+  | {
+      readonly type: "finish";
+      readonly index: number;
+      readonly reason: FinishReason;
+      /** The stop string or id that ended it. */
+      readonly stop?: string | number;
+      /** Tokens whose text was held back and dropped with a stop string. */
+      readonly tokens: readonly DeltaToken[];
+      readonly error?: { readonly message: string; readonly status: number; readonly code: string };
+      readonly timings: Timings;
+    };
