@@ -1,4 +1,14 @@
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  ftruncateSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setFlagsFromString } from "node:v8";
@@ -68,6 +78,24 @@ describe.each([true, false])("mmap: %s", (mmap) => {
     expect(file.view(0, 0).length).toBe(0);
     file.close();
   });
+});
+
+test.each([true, false])("a file too long for one typed array is viewed in pieces (mmap: %s)", (mmap) => {
+  const long = join(folder, "long");
+  const length = 5 * 2 ** 30;
+  const fd = openSync(long, "w");
+  ftruncateSync(fd, length); // sparse: takes no room
+  writeSync(fd, Uint8Array.of(1, 2, 3), 0, 3, length - 3);
+  writeSync(fd, Uint8Array.of(4), 0, 1, 2 ** 32);
+  closeSync(fd);
+  const file = mapFile(long, { mmap });
+  expect([...file.view(length - 4, length)]).toEqual([0, 1, 2, 3]);
+  expect([...file.view(2 ** 32 - 1, 2 ** 32 + 2)]).toEqual([0, 4, 0]);
+  expect(() => file.view(0, length)).toThrow(/at most 4294967296 can be viewed at once/);
+  file.release(2 ** 32, length);
+  const late = file.view(length - 3, length);
+  file.close();
+  expect([...late]).toEqual(mmap ? [0, 0, 0] : [1, 2, 3]);
 });
 
 test("a view kept beyond close() reads zeros and does not crash", () => {
