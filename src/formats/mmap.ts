@@ -8,6 +8,7 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { createRequire } from "node:module";
 import { check, FormatError, InternalError, UserError } from "../base/errors.js";
+import { log } from "../base/log.js";
 
 export interface MappedFile {
   readonly path: string;
@@ -82,13 +83,9 @@ let warned = false;
 function warnOnce(path: string, reason: unknown): void {
   if (warned) return;
   warned = true;
-  const why = reason instanceof Error ? reason.message : String(reason);
-  process.emitWarning(
-    `${path} cannot be memory-mapped (${why}): it is read instead, which is slower and takes memory`,
-    {
-      code: "MILLRACE_NO_MMAP",
-    },
-  );
+  log.warn(`${path} cannot be memory-mapped: it is read instead, which is slower and takes memory`, {
+    reason: reason instanceof Error ? reason.message : String(reason),
+  });
 }
 
 /** Opens a regular file for reading. mmap: false reads it even where it could be mapped. */
