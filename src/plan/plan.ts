@@ -15,12 +15,12 @@ export interface Range {
 /**
  * One piece of a weight: (a part of) a tensor of the checkpoint. Order of evaluation: transform, then rows and cols.
  * `rows` and `cols` are thus ranges of the transformed tensor, so fusing q, k and v or splitting over ranks edits
- * recipes and never bytes.
+ * recipes and never bytes. A vector (a bias, a norm) is a column here: [n, 1], so its elements are its rows.
  */
 export interface WeightPiece {
   readonly name: string;
   readonly type: StorageType;
-  /** Shape of the checkpoint's tensor as [rows, cols]; a vector is [1, n]. */
+  /** Shape of the checkpoint's tensor as [rows, cols], before the transform; a vector of n is [n, 1]. */
   readonly shape: readonly [number, number];
   readonly transform?: WeightTransform;
   readonly rows?: Range;

@@ -1,0 +1,26 @@
+// Owns: `npm start -- ARGS`: set-up where it is missing, then the millrace command in this same process, so that signals,
+// the terminal and the exit code are the command's own. With no ARGS: the default model answers a first prompt.
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { ensureDist, ensureModules, ensureNative, requireNode, root, say } from "./setup.mjs";
+
+requireNode();
+ensureModules();
+if (!ensureDist()) {
+  say("The TypeScript sources do not compile: the lines above say where.");
+  process.exit(1);
+}
+if (ensureNative() === "none") {
+  say(
+    "No native kernels (a C++ compiler such as g++ or clang++ makes them): using the reference device, which is slow.",
+  );
+}
+
+const args = process.argv.slice(2);
+const main = join(root, "dist", "cli", "main.js");
+process.argv = [
+  process.argv[0],
+  main,
+  ...(args.length > 0 ? args : ["run", "smollm2", "Say hello, and tell me in two sentences what a watermill does."]),
+];
+await import(pathToFileURL(main).href);

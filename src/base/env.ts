@@ -1,0 +1,37 @@
+// Owns: every environment variable that millrace reads, in one table: the only file that touches the environment. Flags
+// come first: a variable is for what a flag cannot reach (a folder, a credential, a child process). At most 20.
+
+interface Variable {
+  readonly meaning: string;
+  /** As text, as it would stand in the environment; undefined: unset. */
+  readonly default?: string;
+}
+
+export const variables = {
+  MILLRACE_HOME: { meaning: "folder of the model store; by default the user's data folder" },
+  MILLRACE_LOG: { meaning: "least severe log line that is written: trace, debug, info, warn, error", default: "warn" },
+  DEBUG: { meaning: "1 to 5: stack traces, then ever more detail in the log" },
+  MILLRACE_DUMP: { meaning: "1: programs keep every activation, so that dump() works (costs memory and time)" },
+  HF_ENDPOINT: { meaning: "address of the Hugging Face hub, or of a mirror", default: "https://huggingface.co" },
+  HF_TOKEN: { meaning: "access token for private and gated models on the hub" },
+  XDG_DATA_HOME: { meaning: "where a user's data lies on Linux" },
+  LOCALAPPDATA: { meaning: "where a user's data lies on Windows" },
+  CI: { meaning: "set: no progress bars" },
+} as const satisfies Record<string, Variable>;
+
+export type VariableName = keyof typeof variables;
+
+const environment: Readonly<Record<string, string | undefined>> =
+  (globalThis as { process?: { env?: Record<string, string | undefined> } }).process?.env ?? {};
+
+/** The variable's value, its default where it is unset or empty, undefined where it has none. */
+export function env(name: VariableName): string | undefined {
+  const value = environment[name];
+  return value === undefined || value === "" ? (variables[name] as Variable).default : value;
+}
+
+/** DEBUG as a level, 0 to 5. Other programs' uses of the same variable ("express:*") count as 0. */
+export function debugLevel(): number {
+  const value = Number(env("DEBUG"));
+  return Number.isInteger(value) && value > 0 ? Math.min(value, 5) : 0;
+}

@@ -1,0 +1,109 @@
+// Owns: the checkpoint's names: which tensor a module's weight is, in both kinds of file, with what it takes to make it
+// what the plan wants (rows put back in order, 1 added). Checks every shape against the config, and that no tensor is
+// left over: an unused tensor means that the model computes something we do not.
+import { FormatError } from "../base/errors.js";
+import type { TensorInfo } from "../formats/checkpoint.js";
+import type { PlanBuilder } from "../plan/build.js";
+import type { Tensor, WeightTransform } from "../plan/plan.js";
+import type { ModelConfig } from "./config.js";
+import { ropeFactors } from "./config-gguf.js";
+
+/** Hugging Face's module names (of a layer, where a layer is given) → GGUF's. */
+const ggufNames: Readonly<Record<string, string>> = {
+  embed_tokens: "token_embd",
+  norm: "output_norm",
+  lm_head: "output",
+  input_layernorm: "attn_norm",
+  "self_attn.q_proj": "attn_q",
+  "self_attn.k_proj": "attn_k",
+  "self_attn.v_proj": "attn_v",
+  "self_attn.o_proj": "attn_output",
+  "self_attn.q_norm": "attn_q_norm",
+  "self_attn.k_norm": "attn_k_norm",
+  post_attention_layernorm: "ffn_norm",
+  "mlp.gate_proj": "ffn_gate",
+  "mlp.up_proj": "ffn_up",
+  "mlp.down_proj": "ffn_down",
+};
+
+/** In families with norms after attention and MLP the word post_attention_layernorm means another norm. */
+const ggufNamesPostNorms: Readonly<Record<string, string>> = {
+  ...ggufNames,
+  post_attention_layernorm: "post_attention_norm",
+  pre_feedforward_layernorm: "ffn_norm",
+  post_feedforward_layernorm: "post_ffw_norm",
+};
+
+/** Tensors that checkpoints carry and no forward pass reads: tables that are computed, an output matrix that is tied. */
+const knownUnused = [/\.rotary_emb\.inv_freq$/, /\.attn_rot_embd$/, /\.attn\.(masked_)?bias$/];
+
+export class Weights {
+  private readonly used = new Set<string>();
+  private readonly gguf: Readonly<Record<string, string>>;
+
+  constructor(
+    private readonly builder: PlanBuilder,
+    private readonly tensors: ReadonlyMap<string, TensorInfo>,
+    private readonly config: ModelConfig,
+  ) {
+    this.gguf = config.family.postNorms ? ggufNamesPostNorms : ggufNames;
+    if (config.source === "gguf") this.used.add(ropeFactors);
+  }
+
+  /** The weight of a linear layer or an embedding: [rows = out, cols = in]. */
+  matrix(module: string, layer: number | undefined, rows: number, cols: number): Tensor {
+    return this.tensor(this.name(module, layer, "weight"), [rows, cols], this.reordering(module));
+  }
+
+  bias(module: string, layer: number, length: number): Tensor {
+    return this.tensor(this.name(module, layer, "bias"), [length], this.reordering(module));
+  }
+
+  norm(module: string, layer: number | undefined, length: number): Tensor {
+    const minusOne = this.config.family.normsMinusOne && this.config.source === "huggingface";
+    return this.tensor(this.name(module, layer, "weight"), [length], minusOne ? { kind: "addOne" } : undefined);
+  }
+
+  /** Throws FormatError for tensors that the plan has not asked for. */
+  finish(): void {
+    const tied = this.config.tiedEmbeddings ? this.name("lm_head", undefined, "weight") : undefined;
+    const left = [...this.tensors.keys()].filter(
+      (name) => !this.used.has(name) && name !== tied && !knownUnused.some((pattern) => pattern.test(name)),
+    );
+    if (left.length === 0) return;
+    const more = left.length > 8 ? ` and ${left.length - 8} more` : "";
+    throw new FormatError(
+      `the file has tensors that a ${this.config.family.name} model does not use: ${left.slice(0, 8).join(", ")}${more}`,
+    );
+  }
+
+  private name(module: string, layer: number | undefined, kind: "weight" | "bias"): string {
+    if (this.config.source === "gguf") {
+      return `${layer === undefined ? "" : `blk.${layer}.`}${this.gguf[module]}.${kind}`;
+    }
+    if (module === "lm_head") return `lm_head.${kind}`;
+    return `model.${layer === undefined ? "" : `layers.${layer}.`}${module}.${kind}`;
+  }
+
+  private reordering(module: string): WeightTransform | undefined {
+    const { family, source, numHeads, numKvHeads } = this.config;
+    if (!family.permutedInGguf || source !== "gguf") return undefined;
+    if (module === "self_attn.q_proj") return { kind: "unpermute", heads: numHeads };
+    if (module === "self_attn.k_proj") return { kind: "unpermute", heads: numKvHeads };
+    return undefined;
+  }
+
+  private tensor(name: string, shape: readonly number[], transform: WeightTransform | undefined): Tensor {
+    const info = this.tensors.get(name);
+    if (!info) throw new FormatError(`the file has no tensor ${name}`);
+    if (info.shape.length !== shape.length || info.shape.some((length, i) => length !== shape[i])) {
+      throw new FormatError(
+        `tensor ${name} is [${info.shape.join(", ")}], the model's configuration wants [${shape.join(", ")}]`,
+      );
+    }
+    this.used.add(name);
+    const [rows, cols] = [shape[0], shape[1] ?? 1];
+    const piece = { name, type: info.type, shape: [rows, cols] as const };
+    return this.builder.weight(name, shape, [transform ? { ...piece, transform } : piece]);
+  }
+}
