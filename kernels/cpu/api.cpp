@@ -35,19 +35,22 @@ void assign(std::vector<T>& to, const T* from, int64_t n) {
     to.clear();
 }
 
-void derive(Program& p, Step& s, const int32_t* tokens) {
+// False: a slot has no last token.
+bool derive(Program& p, Step& s, const int32_t* tokens) {
   s.ids.resize(s.tokens), s.positions.resize(s.tokens), s.sequence.resize(s.tokens);
   for (int seq = 0; seq < s.sequences; seq++) {
     for (int t = s.token_start[seq]; t < s.token_start[seq + 1]; t++) {
       s.ids[t] = tokens[t] >= 0 ? tokens[t] : p.slots[-1 - tokens[t]].last_token;
       s.positions[t] = s.kv_start[seq] + t - s.token_start[seq];
       s.sequence[t] = seq;
+      if (s.ids[t] < 0) return false;
     }
   }
   s.pages.clear();
   for (size_t g = 0; g < p.group_pages.size(); g++)
     s.pages.push_back({s.page_start.data() + g * (s.sequences + 1), s.page_first.data() + g * s.sequences,
                        s.page_ids.data()});
+  return true;
 }
 
 }  // namespace
@@ -111,7 +114,7 @@ void mr_drop(void* program, int weights, int pages) {
     for (Arena& a : p.page_data) a.drop();
 }
 
-void mr_run(void* program, const int32_t* counts, const int32_t* tokens, const int32_t* slots,
+int mr_run(void* program, const int32_t* counts, const int32_t* tokens, const int32_t* slots,
             const int32_t* token_start, const int32_t* kv_start, const int32_t* page_start, const int32_t* page_first,
             const int32_t* page_ids, const int32_t* rows, const int32_t* targets, const int32_t* row_positions,
             const int32_t* bias_start, const int32_t* bias_ids, const float* bias_values) {
@@ -127,8 +130,9 @@ void mr_run(void* program, const int32_t* counts, const int32_t* tokens, const i
   assign(s.row_positions, row_positions, s.rows), assign(s.bias_start, bias_start, s.rows + 1);
   assign(s.bias_ids, bias_ids, counts[4]), assign(s.bias_values, bias_values, counts[4]);
   p.step_serial++;
-  derive(p, s, tokens);
+  if (!derive(p, s, tokens)) return 1;
   p.forward();
+  return 0;
 }
 
 void mr_sample(void* program, const int32_t* which, int count, const uint32_t* masks, int top, int32_t* tokens,

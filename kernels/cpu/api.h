@@ -30,7 +30,8 @@ MR_API void mr_drop(void* program, int weights, int pages);
 // Runs a step's forward and samples the rows `which`. Arrays are those of src/device/batch.ts; counts: tokens, sequences,
 // rows, page ids, bias entries. Page tables of all groups stand one after another: group g's `start` at
 // g · (sequences + 1), its `first` at g · sequences, and the starts count from the first group's ids on.
-MR_API void mr_run(void* program, const int32_t* counts, const int32_t* tokens, const int32_t* slots,
+// 0: done. 1: a token stands for the last sample of a slot that has none; nothing has run.
+MR_API int mr_run(void* program, const int32_t* counts, const int32_t* tokens, const int32_t* slots,
                    const int32_t* token_start, const int32_t* kv_start, const int32_t* page_start,
                    const int32_t* page_first, const int32_t* page_ids, const int32_t* rows, const int32_t* targets,
                    const int32_t* row_positions, const int32_t* bias_start, const int32_t* bias_ids,

@@ -117,7 +117,7 @@ struct Slot {
   float temperature = 0, top_p = 1, min_p = 0, repetition = 1, frequency = 0, presence = 0;
   int32_t top_k = 0;
   uint32_t seed_low = 0, seed_high = 0;
-  int32_t adapter = -1, last_token = 0;
+  int32_t adapter = -1, last_token = -1;  // −1: none yet
   bool counted = false;
   struct Count {
     bool prompt;
