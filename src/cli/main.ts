@@ -1,0 +1,67 @@
+#!/usr/bin/env node
+// Owns: the millrace command: which subcommands there are, and what happens when one fails. Each subcommand is a file of
+// its own that is loaded only when it is asked for, so that the command starts quickly.
+import { Command, CommanderError } from "commander";
+import { reportFailure } from "./failure.js";
+
+interface Entry {
+  readonly name: string;
+  readonly summary: string;
+  readonly load: () => Promise<{ command(): Command }>;
+}
+
+const commands: readonly Entry[] = [
+  { name: "run", summary: "answer a prompt, or chat", load: () => import("./run.js") },
+  { name: "serve", summary: "serve models over HTTP, as OpenAI's API does", load: () => import("./serve.js") },
+  { name: "pull", summary: "fetch a model into the local store", load: () => import("./pull.js") },
+  { name: "list", summary: "list the models in the local store", load: () => import("./list.js") },
+  { name: "inspect", summary: "show what a model file holds and what it will use", load: () => import("./inspect.js") },
+  { name: "bench", summary: "measure latency or throughput", load: () => import("./bench.js") },
+  { name: "tokenize", summary: "text to token ids", load: () => import("./tokenize.js") },
+  { name: "render", summary: "chat messages to the prompt's text", load: () => import("./render.js") },
+];
+
+const examples = `
+Examples:
+  millrace run smollm2 "Why is the sky blue?"     answer one prompt
+  millrace run ./model.gguf                       chat with a model of yours
+  millrace serve smollm2                          an OpenAI-compatible server on http://127.0.0.1:8080
+  millrace pull hf:owner/repo/file.gguf           fetch a model from the Hugging Face hub
+
+A MODEL is a name in the catalogue (smollm2), the path of a .gguf file or of a Hugging Face folder, or
+hf:owner/repo[@revision][/file]. "millrace COMMAND --help" tells more of each command.`;
+
+/** Errors of the command line become exceptions, also those of subcommands of subcommands. */
+function throwing(command: Command): Command {
+  command.exitOverride().configureOutput({ outputError: () => {} });
+  for (const child of command.commands) throwing(child);
+  return command;
+}
+
+async function main(argv: readonly string[]): Promise<void> {
+  const { version } = await import("./version.js");
+  const program = new Command("millrace")
+    .description("Run open-weight language models on this machine.")
+    .version(version(), "-V, --version")
+    .addHelpText("after", examples);
+  const wanted = argv.find((argument) => !argument.startsWith("-"));
+  for (const { name, summary, load } of commands) {
+    if (name === wanted || (wanted === "help" && argv.includes(name))) program.addCommand((await load()).command());
+    else program.command(name).description(summary);
+  }
+  if (argv.length === 0) program.outputHelp();
+  else await throwing(program).parseAsync(argv, { from: "user" });
+}
+
+// A reader that has had enough (head, less) is no failure.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0);
+  throw error;
+});
+
+try {
+  await main(process.argv.slice(2));
+} catch (error) {
+  if (error instanceof CommanderError && error.exitCode === 0) process.exitCode = 0;
+  else process.exitCode = reportFailure(error);
+}

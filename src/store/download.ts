@@ -1,0 +1,205 @@
+// Owns: one file over HTTP into a partial file: resumed by byte ranges, retried with growing pauses, given up with a
+// reason that says what to do. Verifies nothing but length: the caller's digest does.
+import { createWriteStream, rmSync, statSync } from "node:fs";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { setTimeout as sleep } from "node:timers/promises";
+import { UserError } from "../base/errors.js";
+
+export interface DownloadOptions {
+  readonly headers?: Readonly<Record<string, string>>;
+  /** Total size where it is known beforehand. */
+  readonly bytes?: number;
+  /** Until the answer's headers are there; only the first try is held to it. */
+  readonly firstAnswerMs?: number;
+  /** Longest pause within the body. */
+  readonly silenceMs?: number;
+  readonly retries?: number;
+  /** First pause before a retry; doubles each time. */
+  readonly pauseMs?: number;
+  readonly onProgress?: (done: number, total: number | undefined) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** The server's answer says no, and asking again will not help. */
+export class HttpRefusal extends UserError {}
+
+/** No answer, or one that broke off: another try may do better. */
+class Transient extends Error {
+  constructor(
+    message: string,
+    readonly retryAfterMs?: number,
+  ) {
+    super(message);
+  }
+}
+
+const sizeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+
+export function refusal(status: number, url: string, hasToken: boolean): HttpRefusal {
+  const at = new URL(url);
+  const where = `${at.host}${at.pathname}`;
+  if (status === 401 || status === 403) {
+    const what = hasToken
+      ? "the access token in HF_TOKEN does not open it"
+      : "it is private or gated, or does not exist";
+    return new HttpRefusal(
+      `${where}: ${what} (HTTP ${status}). Accept the model's terms on its page, and set HF_TOKEN to a token that may read it.`,
+      { status, code: "model_access_denied" },
+    );
+  }
+  if (status === 404) {
+    return new HttpRefusal(`${where} does not exist (HTTP 404): check the owner, repository, revision and file name.`, {
+      status,
+      code: "model_not_found",
+    });
+  }
+  if (status === 429) {
+    const hint = hasToken ? "wait a while and pull again" : "wait a while, or set HF_TOKEN: known users get more";
+    return new HttpRefusal(`${where}: too many requests (HTTP 429); ${hint}.`, { status, code: "rate_limited" });
+  }
+  return new HttpRefusal(`${where} answered with HTTP ${status}.`, { status: 502, code: "download_failed" });
+}
+
+/** The reason beneath fetch's own "fetch failed". */
+export function networkReason(error: unknown): string {
+  const cause = (error as { cause?: unknown }).cause;
+  const inner = cause instanceof Error ? cause : error;
+  return inner instanceof Error ? inner.message : String(inner);
+}
+
+function retryAfterMs(response: Response): number | undefined {
+  const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
+  return Number.isFinite(seconds) ? Math.max(0, seconds) * 1000 : undefined;
+}
+
+/** Headers within the limit, or a Transient that says so. Redirects are followed. */
+async function answer(url: string, init: RequestInit, limitMs: number, signal?: AbortSignal): Promise<Response> {
+  const limit = new AbortController();
+  const timer = setTimeout(() => limit.abort(), limitMs);
+  const signals = signal === undefined ? [limit.signal] : [limit.signal, signal];
+  try {
+    return await fetch(url, { ...init, signal: AbortSignal.any(signals) });
+  } catch (error) {
+    signal?.throwIfAborted();
+    const { host } = new URL(url);
+    if (limit.signal.aborted) throw new Transient(`${host} did not answer within ${limitMs / 1000} s`);
+    throw new Transient(`${host} cannot be reached: ${networkReason(error)}`);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Stops a body that has sent nothing for so long: a dead connection can stay open for hours. */
+async function* watched(body: AsyncIterable<Uint8Array>, silenceMs: number, onSilence: () => void) {
+  const timer = setTimeout(onSilence, silenceMs);
+  try {
+    for await (const chunk of body) {
+      timer.refresh();
+      yield chunk;
+    }
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+interface Attempt {
+  readonly url: string;
+  readonly path: string;
+  readonly options: DownloadOptions;
+  readonly first: boolean;
+}
+
+/** From where the partial file ends to the end. */
+async function attempt({ url, path, options, first }: Attempt): Promise<void> {
+  const start = sizeOf(path);
+  if (options.bytes !== undefined && start === options.bytes) return;
+  if (options.bytes !== undefined && start > options.bytes) {
+    rmSync(path);
+    return attempt({ url, path, options, first });
+  }
+  const headers: Record<string, string> = { ...options.headers, "accept-encoding": "identity" };
+  if (start > 0) headers.range = `bytes=${start}-`;
+  const silenceMs = options.silenceMs ?? 30_000;
+  const response = await answer(
+    url,
+    { headers },
+    first ? (options.firstAnswerMs ?? silenceMs) : silenceMs,
+    options.signal,
+  );
+  if (response.status === 416) {
+    await response.body?.cancel();
+    rmSync(path, { force: true });
+    throw new Transient("the partial file did not fit the server's file");
+  }
+  if (!response.ok) {
+    await response.body?.cancel();
+    const no = refusal(response.status, url, options.headers?.authorization !== undefined);
+    if (response.status === 429) throw Object.assign(new Transient(no.message, retryAfterMs(response)), { cause: no });
+    if (response.status >= 500) throw Object.assign(new Transient(no.message), { cause: no });
+    throw no;
+  }
+  const resumed = response.status === 206;
+  const offset = resumed ? start : 0;
+  const length = Number(response.headers.get("content-length") ?? Number.NaN);
+  const total = options.bytes ?? (Number.isFinite(length) ? offset + length : undefined);
+  let done = offset;
+  options.onProgress?.(done, total);
+  const controller = new AbortController();
+  const body = Readable.fromWeb(response.body as never) as AsyncIterable<Uint8Array>;
+  try {
+    await pipeline(
+      watched(body, silenceMs, () => controller.abort(new Error(`nothing came for ${silenceMs / 1000} s`))),
+      async function* (chunks: AsyncIterable<Uint8Array>) {
+        for await (const chunk of chunks) {
+          done += chunk.length;
+          options.onProgress?.(done, total);
+          yield chunk;
+        }
+      },
+      createWriteStream(path, { flags: resumed ? "a" : "w" }),
+      {
+        signal: options.signal === undefined ? controller.signal : AbortSignal.any([controller.signal, options.signal]),
+      },
+    );
+  } catch (error) {
+    options.signal?.throwIfAborted();
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === "ENOSPC" || code === "EACCES" || code === "EROFS" || code === "EDQUOT") {
+      throw new UserError(`${path} cannot be written: ${(error as Error).message}`, {
+        status: 507,
+        code: "store_full",
+      });
+    }
+    const reason = controller.signal.aborted ? controller.signal.reason : error;
+    throw new Transient(`the connection broke off after ${done} bytes: ${networkReason(reason)}`);
+  }
+  if (total !== undefined && done < total) throw new Transient(`the connection ended after ${done} of ${total} bytes`);
+}
+
+/** The whole file at `path`. A try that brought bytes makes the count of tries start over. */
+export async function download(url: string, path: string, options: DownloadOptions = {}): Promise<void> {
+  const retries = options.retries ?? 5;
+  let failures = 0;
+  for (let first = true; ; first = false) {
+    const before = sizeOf(path);
+    try {
+      await attempt({ url, path, options, first });
+      return;
+    } catch (error) {
+      if (!(error instanceof Transient)) throw error;
+      failures = sizeOf(path) > before ? 1 : failures + 1;
+      // A source that has not answered at all is the caller's to replace: the first answer decides quickly.
+      if (
+        failures > retries ||
+        (first && options.firstAnswerMs !== undefined && error.cause === undefined && sizeOf(path) === before)
+      ) {
+        throw error.cause instanceof UserError
+          ? error.cause
+          : new UserError(`${error.message}.`, { status: 502, code: "download_failed", cause: error });
+      }
+      const pause = error.retryAfterMs ?? (options.pauseMs ?? 500) * 2 ** (failures - 1);
+      await sleep(Math.min(pause, 30_000), undefined, { signal: options.signal });
+    }
+  }
+}
