@@ -37,7 +37,9 @@ function findCompiler() {
     if (command === process.env.CXX)
       throw new BuildError(`CXX is ${command}, which does not run; set it to a C++20 compiler or unset it`);
   }
-  throw new BuildError("no C++ compiler found (g++ or clang++): install one (Debian, Ubuntu: apt install g++) or set CXX");
+  throw new BuildError(
+    "no C++ compiler found (g++ or clang++): install one (Debian, Ubuntu: apt install g++) or set CXX",
+  );
 }
 
 const hash = (...parts) => {
@@ -90,11 +92,7 @@ async function buildProbe(compiler) {
   const key = hash(readFileSync(join(sourceDir, "probe.cpp")), compiler.version);
   const target = join(outDir, `libmillrace-probe-${key}.so`);
   if (!existsSync(target))
-    await compileTo(
-      compiler,
-      ["-O1", "-fPIC", "-shared", "-fvisibility=hidden", join(sourceDir, "probe.cpp")],
-      target,
-    );
+    await compileTo(compiler, ["-O1", "-fPIC", "-shared", "-fvisibility=hidden", join(sourceDir, "probe.cpp")], target);
   return target;
 }
 
@@ -151,7 +149,10 @@ export async function buildNative({ isa = "auto", log = console.error } = {}) {
   const probe = await buildProbe(compiler);
   const koffi = createRequire(import.meta.url)("koffi");
   const can = koffi.load(probe).func("int mr_probe()")();
-  const wanted = isa === "auto" ? variants.filter((v) => can & v.bit).slice(-1) : variants.filter((v) => isa === "all" || v.isa === isa);
+  const wanted =
+    isa === "auto"
+      ? variants.filter((v) => can & v.bit).slice(-1)
+      : variants.filter((v) => isa === "all" || v.isa === isa);
   if (wanted.length === 0)
     throw new BuildError("this processor has no AVX2 (with FMA, F16C and BMI2): the reference device is used");
   const manifestPath = join(outDir, "manifest.json");

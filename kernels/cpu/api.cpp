@@ -107,6 +107,10 @@ void mr_set_vector(void* program, double offset, const float* values, double cou
   std::copy_n(values, int64_t(count), reinterpret_cast<float*>(of(program).vector_data.data()) + int64_t(offset));
 }
 
+void mr_get_vector(void* program, double offset, float* out, double count) {
+  std::copy_n(reinterpret_cast<const float*>(of(program).vector_data.data()) + int64_t(offset), int64_t(count), out);
+}
+
 void mr_drop(void* program, int weights, int pages) {
   Program& p = of(program);
   if (weights) p.weight_data.drop();

@@ -24,6 +24,7 @@ MR_API void mr_pack(void* program, int weight, const uint8_t* source, double row
 // The inverse, of one row: [cols].
 MR_API void mr_unpack_row(void* program, int weight, int row, float* out);
 MR_API void mr_set_vector(void* program, double offset, const float* values, double count);
+MR_API void mr_get_vector(void* program, double offset, float* out, double count);
 // Gives weights or pages back to the system; weights have to be packed again.
 MR_API void mr_drop(void* program, int weights, int pages);
 

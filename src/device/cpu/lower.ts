@@ -41,7 +41,7 @@ class Lowering {
   constructor(
     private readonly plan: Plan,
     private readonly limits: Limits,
-    private readonly weights: PlannedWeights,
+    readonly weights: PlannedWeights,
     private readonly native: Native,
     private readonly keepAll: boolean,
   ) {
@@ -156,7 +156,10 @@ class Lowering {
     const { x, weight, bias } = node.inputs;
     const { y } = node.outputs;
     const into = this.residualOf(y, index);
-    if (!into) return this.product(x, weight, bias, this.output(y), false);
+    if (!into) {
+      this.product(x, weight, bias, this.output(y), false);
+      return;
+    }
     const known = this.activations.get(into.residual.name)!;
     this.product(x, weight, bias, known.area, true);
     this.activations.set(into.sum.name, known);
@@ -247,8 +250,8 @@ class Lowering {
     const acts = kinds.map((kind): Area => ({ bytes: this.native.actBytes(kind, tile, width), stride: 0, offset: 0 }));
     const { scale, softcap } = node.params as { scale: number; softcap?: number };
     const numbers = [scale, softcap ?? 0, bias ? this.weights.vector(bias) : -1, kinds.length];
-    const args: Argument[] = [from, from.stride, width, tile, tileX, y, ...numbers];
-    kinds.forEach((kind, i) => args.push(kind, acts[i]));
+    const made = kinds.flatMap((kind, i): Argument[] => [kind, acts[i]]);
+    const args: Argument[] = [from, from.stride, width, tile, tileX, y, ...numbers, ...made];
     const segments = stacked(pieces, (packed, row) => ({
       weight: packed.index,
       act: acts[kinds.indexOf(this.native.act(storageCode(packed.piece.type)))],
@@ -341,14 +344,7 @@ const handlers: Readonly<Record<string, Handler>> = {
   activation(node) {
     const from = this.input(node.inputs.x);
     const y = this.output(node.outputs.y);
-    this.emit("activation", onRows(node.outputs.y), [
-      from,
-      from.stride,
-      y,
-      y.stride,
-      y.stride,
-      activationCode(node),
-    ]);
+    this.emit("activation", onRows(node.outputs.y), [from, from.stride, y, y.stride, y.stride, activationCode(node)]);
   },
   gatherRows(node) {
     const from = this.input(node.inputs.x);
@@ -406,4 +402,3 @@ function stacked(pieces: readonly PackedPiece[], make: (packed: PackedPiece, row
 }
 
 const onRows = (tensor: Tensor): boolean => tensor.shape[0] === "rows";
-

@@ -31,6 +31,7 @@ export interface Native {
   ): void;
   unpackRow(program: Handle, weight: number, row: number, out: Float32Array): void;
   setVector(program: Handle, offset: number, values: Float32Array, count: number): void;
+  getVector(program: Handle, offset: number, out: Float32Array, count: number): void;
   drop(program: Handle, weights: number, pages: number): void;
   run(
     program: Handle,
@@ -147,6 +148,7 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
     pack: func("pack", "void", ["void*", "int", "const uint8_t*", "double", "double", "int", i32]),
     unpackRow: func("unpack_row", "void", ["void*", "int", "int", "float*"]),
     setVector: func("set_vector", "void", ["void*", "double", f32, "double"]),
+    getVector: func("get_vector", "void", ["void*", "double", "float*", "double"]),
     drop: func("drop", "void", ["void*", "int", "int"]),
     run: func("run", "int", ["void*", i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, f32]),
     sample: func("sample", "void", [

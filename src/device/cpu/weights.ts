@@ -3,6 +3,7 @@
 import { storageBytes } from "../../base/dtype.js";
 import { FormatError, InternalError, UserError } from "../../base/errors.js";
 import { dequantize } from "../../formats/quant/dequantize.js";
+import type { HostTensor } from "../../plan/op.js";
 import type { Tensor, WeightPiece } from "../../plan/plan.js";
 import type { CompileOptions, WeightSource } from "../device.js";
 import { storageCode } from "./code.js";
@@ -38,7 +39,9 @@ export class PlannedWeights {
     const pieces = recipe(tensor).map((piece) => {
       const { rows, cols } = cutSize(piece);
       if (!this.native.supports(storageCode(piece.type), cols)) {
-        throw new UserError(`the cpu device has no kernel for ${piece.name}: ${piece.type} with rows of ${cols} values`);
+        throw new UserError(
+          `the cpu device has no kernel for ${piece.name}: ${piece.type} with rows of ${cols} values`,
+        );
       }
       return { piece, index: -1, rows, cols };
     });
@@ -109,6 +112,23 @@ export class PlannedWeights {
       count([entry.piece], -1);
       await progress(this.native.packedBytes(storageCode(entry.piece.type), entry.rows, entry.cols));
     }
+  }
+
+  /** The tensor as f32, from what was packed. */
+  dump(program: Handle, tensor: Tensor): HostTensor {
+    const shape = tensor.shape as readonly number[];
+    const data = new Float32Array(shape.reduce((product, dim) => product * dim, 1));
+    const vector = this.vectors.get(tensor.name);
+    if (vector) this.native.getVector(program, vector.offset, data, vector.length);
+    let at = 0;
+    for (const { index, rows, cols } of this.matrices.get(tensor.name) ?? []) {
+      const row = new Float32Array(cols);
+      for (let r = 0; r < rows; r++, at += cols) {
+        this.native.unpackRow(program, index, r, row);
+        data.set(row, at);
+      }
+    }
+    return { shape, data };
   }
 
   private pack(program: Handle, { piece, index, rows }: PackedPiece, source: WeightSource): void {
@@ -189,8 +209,7 @@ function vectorValues(pieces: readonly WeightPiece[], length: number, source: We
     const whole = new Float32Array(height * width);
     dequantize(piece.type, rawBytes(piece, source), whole);
     if (piece.transform?.kind === "addOne") for (let i = 0; i < whole.length; i++) whole[i] += 1;
-    const map =
-      piece.transform?.kind === "unpermute" ? unpermuted(piece, piece.transform.heads, 0, height) : undefined;
+    const map = piece.transform?.kind === "unpermute" ? unpermuted(piece, piece.transform.heads, 0, height) : undefined;
     const { rows, cols } = cutSize(piece);
     const top = piece.rows?.start ?? 0;
     const left = piece.cols?.start ?? 0;
