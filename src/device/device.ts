@@ -67,6 +67,8 @@ export interface WeightSource {
 export interface CompileOptions {
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
+  /** Keep every activation so that dump() works; MILLRACE_DUMP where not said. Costs memory and time. */
+  readonly dump?: boolean;
 }
 
 /**
@@ -84,7 +86,8 @@ export interface PageGroup {
 }
 
 export interface AdapterSource {
-  /** Low-rank factors by the site's name (the base weight's name). a: [r, in], b: [out, r]. */
+  /** Low-rank factors by the site's name: the linear's path in the plan ("layers.0.self_attn.q_proj", the same for every
+   *  kind of file). a: [r, in], b: [out, r]. */
   readonly sites: ReadonlyMap<string, { a: HostTensor<Float32Array>; b: HostTensor<Float32Array> }>;
   /** alpha / r. */
   readonly scale: number;
@@ -110,8 +113,8 @@ export interface Program {
   /** Gives back weights and pages but stays compiled; wake() reads the weights again. */
   sleep(): Promise<void>;
   wake(): Promise<void>;
-  /** The named tensor as the last completed step left it. Names: Tensor.name. Costs a copy of every activation, so
-   *  it works only when the program was compiled with MILLRACE_DUMP or the device says so. */
+  /** The named tensor as the last completed step left it. Names: Tensor.name. Works only where the program was compiled
+   *  with dump; a UserError otherwise. */
   dump(tensor: string): Promise<HostTensor>;
   close(): Promise<void>;
 }

@@ -427,24 +427,11 @@ class Reader {
     return count;
   }
 
-  /** Checks the lengths of an array's strings. Vocabularies have 262,144: nothing is made for each. */
+  /** Checks the lengths of an array's strings. */
   skipStrings(count: number, what: string): void {
-    const last = this.bytes.length - 8;
-    let at = this.at;
-    for (let i = 0; i < count; i++) {
-      const length = at <= last ? this.view.getUint32(at, true) : 0;
-      if (
-        at > last ||
-        this.view.getUint32(at + 4, true) !== 0 ||
-        length > maxStringBytes ||
-        at + 8 + length > last + 8
-      ) {
-        this.at = at;
-        this.string(`${what}, element ${i}`); // says what is wrong
-      }
-      at += 8 + length;
-    }
-    this.at = at;
+    const end = endOfStrings(this.view, this.at, count);
+    this.at = end < 0 ? -1 - end : end;
+    if (end < 0) this.string(`a string in ${what}`); // says what is wrong
   }
 
   /** The bytes of a string, a view. */
@@ -464,4 +451,20 @@ class Reader {
     if (name === undefined) throw new FormatError(`${what} is not UTF-8`);
     return name;
   }
+}
+
+/**
+ * Where `count` strings from `start` on end; -1 - at, where the one at `at` is too long or not all there. Vocabularies
+ * have 262,144 strings: a function of its own, of locals alone, takes a quarter of the time.
+ */
+function endOfStrings(view: DataView, start: number, count: number): number {
+  const last = view.byteLength - 8;
+  let at = start;
+  for (let i = 0; i < count; i++) {
+    if (at > last) return -1 - at;
+    const length = view.getUint32(at, true);
+    if (view.getUint32(at + 4, true) !== 0 || length > maxStringBytes || length > last - at) return -1 - at;
+    at += 8 + length;
+  }
+  return at;
 }

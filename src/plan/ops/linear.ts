@@ -115,7 +115,7 @@ type LoraParams = { site: string; rowStart: number; colStart: number };
 
 /**
  * z = y + scale · B (A x) for tokens of sequences that have an adapter with this site; z = y for the others.
- * site: the base weight's name. A rank of a split plan takes B's rows from rowStart and A's columns from colStart on.
+ * site: the linear's path, the name of its output. A rank of a split plan takes B's rows from rowStart and A's columns from colStart on.
  */
 export const lora = defineOp<LoraParams>({
   name: "lora",
