@@ -294,7 +294,7 @@ describe("what is refused, with the reason", () => {
         header(3, 0, 1, (w) =>
           w.string("k").number("u32", 9).number("u32", 8).number("u64", 2).string("x").number("u64", 9),
         ),
-      /9 bytes in the value of "k", element 1 cannot be in the 0 bytes/,
+      /9 bytes in a string in the value of "k" cannot be in the 0 bytes/,
     ],
     ["arrays nested too deep", () => meta(nest(5)), /nested more than 4 deep/],
     ["an alignment of 0", () => ggufBytes({ meta: {}, alignment: 0 }), /alignment is 0/],

@@ -2,6 +2,7 @@
 // the skipped test says which device and why.
 import { describe } from "vitest";
 import type { StorageType } from "../../src/base/dtype.js";
+import { CpuDevice } from "../../src/device/cpu/device.js";
 import type { Device } from "../../src/device/device.js";
 import { DeviceGroup } from "../../src/device/group.js";
 import { ReferenceDevice } from "../../src/device/reference/device.js";
@@ -17,9 +18,13 @@ export interface TestDevice {
   open(): Promise<Device>;
 }
 
+/** Quantised weights meet tokens rounded to 8 bits; the others are widened and multiplied in f32. */
+const cpuArithmetic = (type: StorageType): Arithmetic => (type.startsWith("Q") ? "q8" : "f32");
+
 export const testDevices: readonly TestDevice[] = [
   { name: "reference", arithmetic: () => "f32", open: async () => new ReferenceDevice() },
   { name: "reference, two ranks", arithmetic: () => "f32", wholePlansOnly: true, open: async () => new DeviceGroup(2) },
+  { name: "cpu", arithmetic: cpuArithmetic, open: async () => new CpuDevice() },
 ];
 
 /** describe() once a device; `suite` gets an opened device, closed by the process's end. */
