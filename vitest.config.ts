@@ -2,6 +2,7 @@ import { defineConfig } from "vitest/config";
 
 export default defineConfig({
   test: {
+    globalSetup: ["scripts/vitest-setup.mjs"],
     include: ["test/**/*.test.ts"],
     pool: "forks",
     maxWorkers: 2,

@@ -4,6 +4,7 @@
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpus } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -105,7 +106,10 @@ export function ensureNative({ all = false } = {}) {
   const builder = join(root, "scripts", "build-native.mjs");
   if (!existsSync(builder)) return "none";
   const stampFile = join(root, "build", all ? ".native-all.stamp" : ".native.stamp");
-  const stamp = fingerprint([builder, ...filesUnder(join(root, "kernels", "cpu"))], process.env.CXX ?? "");
+  const stamp = fingerprint(
+    [builder, ...filesUnder(join(root, "kernels", "cpu"))],
+    `${process.env.CXX ?? ""} ${cpus()[0]?.model}`,
+  );
   const [oldStamp, ...products] = readOr(stampFile, "").split("\n");
   if (oldStamp === stamp && products.length > 0 && products.every((path) => existsSync(join(root, path))))
     return "built";

@@ -4,7 +4,8 @@
 //
 // Lifetime: a view is valid until close(). A view kept beyond that reads zeros, never unmapped memory: close() lays
 // empty pages over the mapping and gives the addresses back once the last view has been collected. Native code that was
-// handed an address has no such net. A file that another program truncates while it is mapped ends the process (SIGBUS).
+// handed an address has no such net. All views of a file share one buffer: copy before posting one to another thread,
+// or the whole file is cloned. A file that another program truncates while it is mapped ends the process (SIGBUS).
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { createRequire } from "node:module";
 import { check, FormatError, InternalError, UserError } from "../base/errors.js";

@@ -73,108 +73,117 @@ function retryAfterMs(response: Response): number | undefined {
   return Number.isFinite(seconds) ? Math.max(0, seconds) * 1000 : undefined;
 }
 
+/** Aborts when nothing has come for a while: a dead connection can stay open for hours. */
+class Watchdog {
+  private readonly controller = new AbortController();
+  private timer: NodeJS.Timeout | undefined;
+
+  /** Aborts with a reason; also when the caller's signal does. */
+  readonly signal: AbortSignal;
+
+  constructor(signal: AbortSignal | undefined) {
+    this.signal = signal === undefined ? this.controller.signal : AbortSignal.any([this.controller.signal, signal]);
+  }
+
+  get bit(): boolean {
+    return this.controller.signal.aborted;
+  }
+
+  expect(withinMs: number): void {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.controller.abort(new Error(`nothing came for ${withinMs / 1000} s`)), withinMs);
+  }
+
+  stop(): void {
+    clearTimeout(this.timer);
+  }
+}
+
 /** Headers within the limit, or a Transient that says so. Redirects are followed. */
-async function answer(url: string, init: RequestInit, limitMs: number, signal?: AbortSignal): Promise<Response> {
-  const limit = new AbortController();
-  const timer = setTimeout(() => limit.abort(), limitMs);
-  const signals = signal === undefined ? [limit.signal] : [limit.signal, signal];
+async function answer(
+  url: string,
+  headers: Record<string, string>,
+  limitMs: number,
+  watchdog: Watchdog,
+  signal: AbortSignal | undefined,
+): Promise<Response> {
+  watchdog.expect(limitMs);
   try {
-    return await fetch(url, { ...init, signal: AbortSignal.any(signals) });
+    return await fetch(url, { headers, signal: watchdog.signal });
   } catch (error) {
     signal?.throwIfAborted();
     const { host } = new URL(url);
-    if (limit.signal.aborted) throw new Transient(`${host} did not answer within ${limitMs / 1000} s`);
+    if (watchdog.bit) throw new Transient(`${host} did not answer within ${limitMs / 1000} s`);
     throw new Transient(`${host} cannot be reached: ${networkReason(error)}`);
-  } finally {
-    clearTimeout(timer);
   }
 }
 
-/** Stops a body that has sent nothing for so long: a dead connection can stay open for hours. */
-async function* watched(body: AsyncIterable<Uint8Array>, silenceMs: number, onSilence: () => void) {
-  const timer = setTimeout(onSilence, silenceMs);
-  try {
-    for await (const chunk of body) {
-      timer.refresh();
-      yield chunk;
-    }
-  } finally {
-    clearTimeout(timer);
-  }
-}
+const diskFaults = new Set(["ENOSPC", "EACCES", "EROFS", "EDQUOT"]);
 
-interface Attempt {
-  readonly url: string;
-  readonly path: string;
-  readonly options: DownloadOptions;
-  readonly first: boolean;
-}
-
-/** From where the partial file ends to the end. */
-async function attempt({ url, path, options, first }: Attempt): Promise<void> {
-  const start = sizeOf(path);
-  if (options.bytes !== undefined && start === options.bytes) return;
-  if (options.bytes !== undefined && start > options.bytes) {
-    rmSync(path);
-    return attempt({ url, path, options, first });
-  }
-  const headers: Record<string, string> = { ...options.headers, "accept-encoding": "identity" };
-  if (start > 0) headers.range = `bytes=${start}-`;
-  const silenceMs = options.silenceMs ?? 30_000;
-  const response = await answer(
-    url,
-    { headers },
-    first ? (options.firstAnswerMs ?? silenceMs) : silenceMs,
-    options.signal,
-  );
+/** Throws for every answer that brings no content; Transient where another try may do better. */
+async function checkStatus(response: Response, url: string, path: string, hasToken: boolean): Promise<void> {
+  if (response.ok) return;
+  await response.body?.cancel();
   if (response.status === 416) {
-    await response.body?.cancel();
     rmSync(path, { force: true });
     throw new Transient("the partial file did not fit the server's file");
   }
-  if (!response.ok) {
-    await response.body?.cancel();
-    const no = refusal(response.status, url, options.headers?.authorization !== undefined);
-    if (response.status === 429) throw Object.assign(new Transient(no.message, retryAfterMs(response)), { cause: no });
-    if (response.status >= 500) throw Object.assign(new Transient(no.message), { cause: no });
-    throw no;
-  }
-  const resumed = response.status === 206;
-  const offset = resumed ? start : 0;
-  const length = Number(response.headers.get("content-length") ?? Number.NaN);
-  const total = options.bytes ?? (Number.isFinite(length) ? offset + length : undefined);
-  let done = offset;
-  options.onProgress?.(done, total);
-  const controller = new AbortController();
-  const body = Readable.fromWeb(response.body as never) as AsyncIterable<Uint8Array>;
+  const no = refusal(response.status, url, hasToken);
+  if (response.status !== 429 && response.status < 500) throw no;
+  throw Object.assign(new Transient(no.message, retryAfterMs(response)), { cause: no });
+}
+
+/** From where the partial file ends to the end. */
+async function attempt(url: string, path: string, options: DownloadOptions, first: boolean): Promise<void> {
+  if (options.bytes !== undefined && sizeOf(path) > options.bytes) rmSync(path);
+  const start = sizeOf(path);
+  if (start === options.bytes) return;
+  const headers: Record<string, string> = { ...options.headers, "accept-encoding": "identity" };
+  if (start > 0) headers.range = `bytes=${start}-`;
+  const silenceMs = options.silenceMs ?? 30_000;
+  const limitMs = first ? (options.firstAnswerMs ?? silenceMs) : silenceMs;
+  const watchdog = new Watchdog(options.signal);
   try {
-    await pipeline(
-      watched(body, silenceMs, () => controller.abort(new Error(`nothing came for ${silenceMs / 1000} s`))),
-      async function* (chunks: AsyncIterable<Uint8Array>) {
-        for await (const chunk of chunks) {
-          done += chunk.length;
-          options.onProgress?.(done, total);
-          yield chunk;
-        }
-      },
-      createWriteStream(path, { flags: resumed ? "a" : "w" }),
-      {
-        signal: options.signal === undefined ? controller.signal : AbortSignal.any([controller.signal, options.signal]),
-      },
-    );
-  } catch (error) {
-    options.signal?.throwIfAborted();
-    const code = (error as NodeJS.ErrnoException).code;
-    if (code === "ENOSPC" || code === "EACCES" || code === "EROFS" || code === "EDQUOT") {
-      throw new UserError(`${path} cannot be written: ${(error as Error).message}`, {
-        status: 507,
-        code: "store_full",
-      });
+    const response = await answer(url, headers, limitMs, watchdog, options.signal);
+    await checkStatus(response, url, path, headers.authorization !== undefined);
+    const resumed = response.status === 206;
+    const offset = resumed ? start : 0;
+    const length = Number(response.headers.get("content-length") ?? Number.NaN);
+    const total = options.bytes ?? (Number.isFinite(length) ? offset + length : undefined);
+    let done = offset;
+    options.onProgress?.(done, total);
+    const count = async function* (chunks: AsyncIterable<Uint8Array>) {
+      for await (const chunk of chunks) {
+        watchdog.expect(silenceMs);
+        done += chunk.length;
+        options.onProgress?.(done, total);
+        yield chunk;
+      }
+    };
+    const file = createWriteStream(path, { flags: resumed ? "a" : "w" });
+    watchdog.expect(silenceMs);
+    try {
+      await pipeline(Readable.fromWeb(response.body as never), count, file);
+    } catch (error) {
+      options.signal?.throwIfAborted();
+      if (diskFaults.has((error as NodeJS.ErrnoException).code ?? "")) throw cannotWrite(path, error as Error);
+      const reason = watchdog.bit ? watchdog.signal.reason : error;
+      throw new Transient(`the connection broke off after ${done} bytes: ${networkReason(reason)}`);
     }
-    const reason = controller.signal.aborted ? controller.signal.reason : error;
-    throw new Transient(`the connection broke off after ${done} bytes: ${networkReason(reason)}`);
+    if (total !== undefined && done < total) {
+      throw new Transient(`the connection ended after ${done} of ${total} bytes`);
+    }
+  } finally {
+    watchdog.stop();
   }
-  if (total !== undefined && done < total) throw new Transient(`the connection ended after ${done} of ${total} bytes`);
+}
+
+function cannotWrite(path: string, error: Error): UserError {
+  return new UserError(`${path} cannot be written: ${error.message}`, {
+    status: 507,
+    code: "store_full",
+    cause: error,
+  });
 }
 
 /** The whole file at `path`. A try that brought bytes makes the count of tries start over. */
@@ -184,7 +193,7 @@ export async function download(url: string, path: string, options: DownloadOptio
   for (let first = true; ; first = false) {
     const before = sizeOf(path);
     try {
-      await attempt({ url, path, options, first });
+      await attempt(url, path, options, first);
       return;
     } catch (error) {
       if (!(error instanceof Transient)) throw error;

@@ -11,13 +11,14 @@ import { type GoldenCase, goldenCases, openTiny } from "../support/golden.js";
 
 const families = ["llama-mha", "llama-gqa-llama3rope", "llama-mqa", "mistral-swa", "qwen2", "gemma3"];
 
-await describeDevices("tiny checkpoints", (device, name) => {
+await describeDevices("tiny checkpoints", (device, arithmetic) => {
   test.each(families)("%s", async (family) => {
     const checkpoint = await openTiny(family);
     const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), device.info.ops);
     const program = await device.compile(plan, checkpoint, limits, { dump: true });
-    const stored = [...checkpoint.tensors.values()].some(({ type }) => type === "BF16") ? "bf16" : "f32";
-    const bound = name.startsWith("reference") ? 1e-4 : stored === "f32" ? 1e-3 : 2e-2;
+    const stored = [...checkpoint.tensors.values()].some(({ type }) => type === "BF16") ? "BF16" : "F32";
+    const exact = device.info.name.startsWith("reference");
+    const bound = exact ? 1e-4 : arithmetic(stored) === "f32" ? 1e-3 : 2e-2;
     for (const [i, golden] of goldenCases(family).entries()) {
       const { logits, greedy } = await generate(program, golden, i);
       expect(distance(logits, golden.last_logits)).toBeLessThanOrEqual(bound);

@@ -94,7 +94,7 @@ export class ByteWriter {
     return at;
   }
 
-  number(type: Exclude<GgufTypeName, "string" | "array">, value: number | bigint | boolean): void {
+  number(type: Exclude<GgufTypeName, "string" | "array">, value: number | bigint | boolean): this {
     const at = this.grow(scalarBytes[type]); // may replace this.view
     const { view } = this;
     if (type === "u64" || type === "i64") view.setBigUint64(at, BigInt.asUintN(64, BigInt(value)), true);
@@ -103,21 +103,24 @@ export class ByteWriter {
     else if (type === "u32" || type === "i32") view.setUint32(at, Number(value), true);
     else if (type === "u16" || type === "i16") view.setUint16(at, Number(value), true);
     else view.setUint8(at, Number(value));
+    return this;
   }
 
-  raw(bytes: Uint8Array): void {
+  raw(bytes: Uint8Array): this {
     const at = this.grow(bytes.length);
     this.bytes.set(bytes, at);
+    return this;
   }
 
-  string(text: string | Uint8Array): void {
+  string(text: string | Uint8Array): this {
     const bytes = typeof text === "string" ? new TextEncoder().encode(text) : text;
     this.number("u64", bytes.length);
-    this.raw(bytes);
+    return this.raw(bytes);
   }
 
-  pad(alignment: number): void {
+  pad(alignment: number): this {
     this.grow(Math.ceil(this.length / alignment) * alignment - this.length);
+    return this;
   }
 
   finish(): Uint8Array {

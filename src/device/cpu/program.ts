@@ -1,0 +1,318 @@
+// Owns: the CPU program: a native program's life, its queue, its slots' and pages' traffic. A step is one foreign call that
+// computes on this thread too, so run() returns when the step is done; only a step that waits for masks holds later calls
+// back, and they take effect in their order once the masks are there.
+import { check, InternalError, UserError } from "../../base/errors.js";
+import type { HostTensor } from "../../plan/op.js";
+import type { Plan } from "../../plan/plan.js";
+import { type Batch, SlotInt, type Step, type StepResult, slotInts } from "../batch.js";
+import type { GroupShape } from "../budget.js";
+import { checkBatch } from "../check.js";
+import type { CompileOptions, Limits, MemoryReport, PageGroup, Program, WeightSource } from "../device.js";
+import type { Lowered } from "./lower.js";
+import type { Handle, Native } from "./native.js";
+import type { PlannedWeights } from "./weights.js";
+
+export interface CpuParts {
+  readonly native: Native;
+  readonly plan: Plan;
+  readonly limits: Limits;
+  readonly memory: MemoryReport;
+  readonly groups: readonly GroupShape[];
+  readonly weights: PlannedWeights;
+  readonly lowered: Lowered;
+  /** The native program's description; see kernels/cpu/program.cpp. */
+  readonly description: Float64Array;
+  readonly dump: boolean;
+}
+
+interface PendingStep {
+  readonly batch: Batch;
+  readonly out: StepResult;
+  readonly finish: (error?: unknown) => void;
+  masks?: Uint32Array;
+}
+
+export class CpuProgram implements Program {
+  readonly memory: MemoryReport;
+  readonly caches: readonly PageGroup[];
+  readonly vocabSize: number;
+  private readonly handle: Handle;
+  /** Calls that wait for the masks of `waiting`. */
+  private readonly queue: (() => void)[] = [];
+  private waiting: PendingStep | undefined;
+  private inFlight = 0;
+  private state: "awake" | "asleep" | "closed" = "awake";
+  /** Tokens and rows of the last step, for dump. */
+  private lastSizes: { tokens: number; rows: number } | undefined;
+
+  static async compile(parts: CpuParts, source: WeightSource, options: CompileOptions): Promise<CpuProgram> {
+    const program = new CpuProgram(parts, source);
+    try {
+      await parts.weights.load(program.handle, source, options);
+    } catch (error) {
+      await program.close();
+      throw error;
+    }
+    return program;
+  }
+
+  private constructor(
+    private readonly parts: CpuParts,
+    private source: WeightSource,
+  ) {
+    this.memory = parts.memory;
+    this.vocabSize = parts.plan.vocabSize;
+    this.caches = parts.groups.map((group, g) => ({ ...group, numPages: parts.memory.pagesPerGroup[g] }));
+    this.handle = parts.native.create(parts.description);
+  }
+
+  // ---- steps
+
+  run(batch: Batch): Step {
+    const { limits } = this.parts;
+    check(this.state === "awake", `the program is ${this.state}`);
+    check(this.inFlight < limits.depth, `${this.inFlight} steps are in flight, the limit is ${limits.depth}`);
+    checkBatch(batch, limits, this.caches, this.vocabSize);
+    for (const adapter of updatedAdapters(batch)) check(adapter < 0, "the cpu device has no adapters");
+    this.inFlight++;
+    let step: PendingStep | undefined;
+    const result = new Promise<StepResult>((resolve, reject) => {
+      const out = emptyResult(batch);
+      const finish = (error?: unknown) => {
+        this.inFlight--;
+        if (error === undefined) resolve(out);
+        else reject(error);
+      };
+      step = { batch, out, finish };
+    });
+    const pending = step!;
+    this.inOrder(() => this.execute(pending));
+    return { result, setMasks: (bits) => this.setMasks(pending, bits) };
+  }
+
+  private setMasks(step: PendingStep, bits: Uint32Array): void {
+    const words = step.batch.maskedRows.length * Math.ceil(this.vocabSize / 32);
+    check(words > 0 && bits.length === words, `masks take ${words} words, there are ${bits.length}`);
+    check(step.masks === undefined, "the step has its masks already");
+    step.masks = bits;
+    if (this.waiting !== step) return;
+    this.waiting = undefined;
+    this.sampleMasked(step);
+    while (this.queue.length > 0 && !this.waiting) this.queue.shift()!();
+  }
+
+  /** At once where nothing waits, else after it. */
+  private inOrder(work: () => void): void {
+    if (this.waiting) this.queue.push(work);
+    else work();
+  }
+
+  private whenReached<T>(work: () => T | Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      this.inOrder(() => {
+        try {
+          resolve(work());
+        } catch (error) {
+          reject(error);
+        }
+      });
+    });
+  }
+
+  private execute(step: PendingStep): void {
+    try {
+      this.forward(step.batch);
+    } catch (error) {
+      step.finish(error);
+      return;
+    }
+    const { batch } = step;
+    const masked = new Set(batch.maskedRows);
+    this.sample(
+      step,
+      Int32Array.from({ length: batch.rows.length }, (_, r) => r).filter((r) => !masked.has(r)),
+      null,
+    );
+    if (masked.size === 0) step.finish();
+    else if (step.masks) this.sampleMasked(step);
+    else this.waiting = step;
+  }
+
+  private sampleMasked(step: PendingStep): void {
+    this.sample(step, step.batch.maskedRows, step.masks!);
+    step.finish();
+  }
+
+  private sample({ batch, out }: PendingStep, which: Int32Array, masks: Uint32Array | null): void {
+    if (which.length === 0) return;
+    const { native } = this.parts;
+    const { tokens, logprobs, ranks, topIds, topLogprobs } = out;
+    const top = batch.topLogprobs;
+    native.sample(this.handle, which, which.length, masks, top, tokens, logprobs, ranks, topIds, topLogprobs);
+  }
+
+  private forward(batch: Batch): void {
+    const { native } = this.parts;
+    const { updates, bias } = batch;
+    if (updates.slots.length > 0) {
+      native.updateSlots(
+        this.handle,
+        updates.slots.length,
+        updates.slots,
+        updates.floats,
+        updates.ints,
+        updates.promptStart,
+        updates.promptIds,
+        updates.outputStart,
+        updates.outputIds,
+      );
+    }
+    const pages = joinTables(batch);
+    const counts = Int32Array.of(
+      batch.tokens.length,
+      batch.slots.length,
+      batch.rows.length,
+      pages.ids.length,
+      bias.ids.length,
+    );
+    const failed = native.run(
+      this.handle,
+      counts,
+      batch.tokens,
+      batch.slots,
+      batch.tokenStart,
+      batch.kvStart,
+      pages.start,
+      pages.first,
+      pages.ids,
+      batch.rows,
+      batch.targets,
+      batch.rowPositions,
+      bias.start,
+      bias.ids,
+      bias.values,
+    );
+    if (failed) throw new InternalError("a token stands for the last sample of a slot that has none");
+    this.lastSizes = { tokens: batch.tokens.length, rows: batch.rows.length };
+  }
+
+  // ---- pages
+
+  copyPages(group: number, from: Int32Array, to: Int32Array): void {
+    check(from.length === to.length, "as many pages are copied from as to");
+    this.checkPages(group, from);
+    this.checkPages(group, to);
+    this.inOrder(() => this.parts.native.copyPages(this.handle, group, from, to, from.length));
+  }
+
+  /** As the kernels lay them out: only for writePages of a program compiled alike. */
+  readPages(group: number, ids: Int32Array): Promise<Uint8Array> {
+    this.checkPages(group, ids);
+    return this.whenReached(() => {
+      const out = new Uint8Array(ids.length * this.caches[group].pageBytes);
+      this.parts.native.readPages(this.handle, group, ids, ids.length, out);
+      return out;
+    });
+  }
+
+  writePages(group: number, ids: Int32Array, bytes: Uint8Array): void {
+    this.checkPages(group, ids);
+    const { pageBytes } = this.caches[group];
+    check(
+      bytes.length === ids.length * pageBytes,
+      `${ids.length} pages of group ${group} take ${pageBytes} bytes each`,
+    );
+    this.inOrder(() => this.parts.native.writePages(this.handle, group, ids, ids.length, bytes));
+  }
+
+  private checkPages(group: number, ids: Int32Array): void {
+    check(this.state === "awake", `the program is ${this.state}`);
+    const pages = this.caches[group]?.numPages ?? 0;
+    for (const id of ids) check(id >= 0 && id < pages, `group ${group} has no page ${id}`);
+  }
+
+  // ---- weights and life
+
+  async loadAdapter(): Promise<void> {
+    throw new UserError("the cpu device has no adapters yet", { code: "unsupported_operation" });
+  }
+
+  swapWeights(source: WeightSource): Promise<void> {
+    return this.whenReached(async () => {
+      this.source = source;
+      this.parts.native.drop(this.handle, 0, 1);
+      if (this.state === "awake") await this.parts.weights.load(this.handle, source);
+    });
+  }
+
+  sleep(): Promise<void> {
+    return this.whenReached(() => {
+      check(this.state === "awake", `the program is ${this.state}`);
+      this.parts.native.drop(this.handle, 1, 1);
+      this.state = "asleep";
+    });
+  }
+
+  async wake(): Promise<void> {
+    check(this.state === "asleep", `the program is ${this.state}`);
+    await this.parts.weights.load(this.handle, this.source);
+    this.state = "awake";
+  }
+
+  dump(tensor: string): Promise<HostTensor> {
+    return this.whenReached(() => {
+      const { native, plan, dump, lowered } = this.parts;
+      const found = plan.tensors.find(({ name }) => name === tensor);
+      if (!found) throw new UserError(`the plan has no tensor called ${tensor}`);
+      if (found.role === "weight") return this.parts.weights.dump(this.handle, found);
+      const place = lowered.activations.get(tensor);
+      if (!dump) throw new UserError(`${tensor} cannot be shown: the program was compiled without dump`);
+      if (!place || !this.lastSizes) throw new UserError(`${tensor} cannot be shown: no step has computed it`);
+      const count = place.rows ? this.lastSizes.rows : this.lastSizes.tokens;
+      const data = new Float32Array(count * place.width);
+      native.readWorkspace(this.handle, place.area.offset, data, data.length);
+      return { shape: [count, place.width], data };
+    });
+  }
+
+  async close(): Promise<void> {
+    if (this.state === "closed") return;
+    this.state = "closed";
+    this.waiting?.finish(new InternalError("the program was closed"));
+    this.waiting = undefined;
+    this.queue.length = 0;
+    this.parts.native.destroy(this.handle);
+  }
+}
+
+function emptyResult(batch: Batch): StepResult {
+  const rows = batch.rows.length;
+  return {
+    tokens: new Int32Array(rows),
+    logprobs: new Float32Array(rows),
+    ranks: new Int32Array(rows),
+    topIds: new Int32Array(rows * batch.topLogprobs),
+    topLogprobs: new Float32Array(rows * batch.topLogprobs),
+  };
+}
+
+/** All groups' tables, one after another, as mr_run takes them. */
+function joinTables(batch: Batch): { start: Int32Array; first: Int32Array; ids: Int32Array } {
+  if (batch.pages.length === 1) return batch.pages[0];
+  const sequences = batch.slots.length;
+  const start = new Int32Array(batch.pages.length * (sequences + 1));
+  const first = new Int32Array(batch.pages.length * sequences);
+  const ids = new Int32Array(batch.pages.reduce((sum, table) => sum + table.ids.length, 0));
+  let base = 0;
+  batch.pages.forEach((table, g) => {
+    for (let s = 0; s <= sequences; s++) start[g * (sequences + 1) + s] = base + table.start[s];
+    first.set(table.first, g * sequences);
+    ids.set(table.ids, base);
+    base += table.ids.length;
+  });
+  return { start, first, ids };
+}
+
+function* updatedAdapters({ updates }: Batch): Iterable<number> {
+  for (let u = 0; u < updates.slots.length; u++) yield updates.ints[u * slotInts + SlotInt.adapter];
+}

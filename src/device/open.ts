@@ -1,0 +1,40 @@
+// Owns: choosing a device by name. Backends are loaded only when they are asked for, so that none costs the others anything.
+import { UserError } from "../base/errors.js";
+import { log } from "../base/log.js";
+import type { Device } from "./device.js";
+
+export const deviceNames = ["auto", "cpu", "reference"] as const;
+export type DeviceName = (typeof deviceNames)[number];
+
+/** "auto": the CPU kernels where they are there, else the reference device. Throws UserError for what is not there. */
+export async function openDevice(name = "auto"): Promise<Device> {
+  switch (name) {
+    case "cpu":
+      return openCpu();
+    case "reference":
+      return openReference();
+    case "auto":
+      try {
+        return await openCpu();
+      } catch (error) {
+        if (!(error instanceof UserError)) throw error;
+        log.warn(`${error.message}; the reference device is used, which is slow`);
+        return openReference();
+      }
+    default:
+      throw new UserError(`there is no device ${name}; devices are ${deviceNames.join(", ")}`, {
+        code: "unknown_device",
+        param: "device",
+      });
+  }
+}
+
+async function openCpu(): Promise<Device> {
+  const { CpuDevice } = await import("./cpu/device.js");
+  return new CpuDevice();
+}
+
+async function openReference(): Promise<Device> {
+  const { ReferenceDevice } = await import("./reference/device.js");
+  return new ReferenceDevice();
+}
