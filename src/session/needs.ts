@@ -1,8 +1,8 @@
-// Owns: what a session asks of the parts below it. EngineClient is a Generator; text/ gives a TextModel.
+// Owns: what a session asks of the parts below it. EngineClient is an Engine; text/ gives a TextModel.
 import type { GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
 import type { ChatMessage, Tool } from "./types.js";
 
-export interface Generator {
+export interface Engine {
   readonly limits: ModelLimits;
   generate(request: GenerateRequest): AsyncIterable<TokenEvent>;
   /** Ends a choice, or all of a request's; each still gets its finish event. */
