@@ -1,8 +1,8 @@
-// Owns: what a session asks of the parts below it. EngineClient is an Engine; text/ gives a TextModel.
+// Owns: what a session asks of the parts below it. EngineClient is a Generator; text/ gives a TextModel.
 import type { GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
 import type { ChatMessage, Tool } from "./types.js";
 
-export interface Engine {
+export interface Generator {
   readonly limits: ModelLimits;
   generate(request: GenerateRequest): AsyncIterable<TokenEvent>;
   /** Ends a choice, or all of a request's; each still gets its finish event. */
@@ -21,7 +21,8 @@ export interface TextTokenizer {
   /** bos: put the model's first token before it, where it has one. special: spelled-out special tokens become ids. */
   encode(text: string, options: { bos?: boolean; special?: boolean }): Int32Array;
   tokenBytes(id: number): Uint8Array;
-  detokenizer(options: { skipSpecial: boolean }): TextStream;
+  /** whole: the ids are a text from its beginning, not the continuation of one. */
+  detokenizer(options: { skipSpecial: boolean; whole?: boolean }): TextStream;
 }
 
 /** Gives whole characters only. */
@@ -39,9 +40,4 @@ export interface TextTemplate {
       addGenerationPrompt: boolean;
     },
   ): Int32Array;
-}
-
-export interface StopMatcher {
-  push(text: string): { text: string; stop?: string };
-  flush(): string;
 }

@@ -3,9 +3,9 @@
 // hears of it, with a UserError. Holds no state between requests.
 import { UserError } from "../base/errors.js";
 import type { GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
+import { StopMatcher } from "../text/stop.js";
 import { ChoiceText } from "./choice.js";
-import type { Engine, TextModel } from "./needs.js";
-import { StopMatcher } from "./stop-temporary.js";
+import type { Generator, TextModel } from "./needs.js";
 import type { ChatJob, ChatMessage, Delta } from "./types.js";
 
 /** A job that can run. */
@@ -16,7 +16,7 @@ export interface Prepared {
 
 export class Session {
   constructor(
-    readonly engine: Engine,
+    readonly engine: Generator,
     readonly text: TextModel | undefined,
   ) {}
 
@@ -116,7 +116,7 @@ export class Session {
   /** Ids to text; special tokens give none unless asked for. */
   detokenize(ids: Iterable<number>, options: { special?: boolean } = {}): string {
     const { tokenizer } = this.needText("ids", "There is no text for its ids.");
-    const detokenizer = tokenizer.detokenizer({ skipSpecial: !(options.special ?? false) });
+    const detokenizer = tokenizer.detokenizer({ skipSpecial: !(options.special ?? false), whole: true });
     let text = "";
     for (const id of ids) text += detokenizer.push(id);
     return text + detokenizer.flush();
@@ -124,7 +124,7 @@ export class Session {
 
   /** A prompt's text and where in it (UTF-16 units) each token's begins; special tokens give none. */
   decodePrompt(ids: Int32Array): { text: string; offsets: number[] } {
-    const detokenizer = this.text?.tokenizer.detokenizer({ skipSpecial: true });
+    const detokenizer = this.text?.tokenizer.detokenizer({ skipSpecial: true, whole: true });
     const offsets: number[] = [];
     let text = "";
     for (const id of ids) {
@@ -209,7 +209,7 @@ export class Session {
 }
 
 /** Before anything began. */
-function* aborted({ n, promptIds }: GenerateRequest): Generator<Delta> {
+function* aborted({ n, promptIds }: GenerateRequest): Iterable<Delta> {
   const none = { queueMs: 0, promptMs: 0, generationMs: 0, cachedTokens: 0, generatedTokens: 0 };
   const timings = { ...none, promptTokens: promptIds.length };
   for (let index = 0; index < n; index++) yield { type: "finish", index, reason: "abort", tokens: [], timings };

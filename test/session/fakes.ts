@@ -8,7 +8,7 @@ import type {
   TokenEvent,
   TokenLogprobs,
 } from "../../src/engine/types.js";
-import type { Engine, TextModel, TextStream } from "../../src/session/needs.js";
+import type { Generator, TextModel, TextStream } from "../../src/session/needs.js";
 import type { ChatMessage } from "../../src/session/types.js";
 
 export const bos = 256;
@@ -95,7 +95,7 @@ interface Running {
   started: boolean;
 }
 
-export class FakeEngine implements Engine {
+export class FakeEngine implements Generator {
   readonly limits: ModelLimits;
   /** Aborts asked for, as "whole" or a choice's index. */
   readonly aborts: (number | "whole")[] = [];
