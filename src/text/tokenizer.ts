@@ -9,8 +9,8 @@ import { TokenType, type Vocabulary } from "./vocabulary.js";
 
 export interface EncodeOptions {
   /** Put the model's own beginning (BOS) and end around the text, where it has such. A beginning that the text already
-   *  has is not doubled. Default false. */
-  readonly addSpecial?: boolean;
+   *  has is not doubled. "begin": only the beginning, for a text that will be continued. Default false. */
+  readonly addSpecial?: boolean | "begin";
   /** Spellings of control tokens become those tokens; otherwise they stay text. User-defined tokens always match.
    *  Default false. */
   readonly parseSpecial?: boolean;
@@ -77,7 +77,7 @@ export class Tokenizer {
     const { addSpecial = false, parseSpecial = false, literals = [] } = options;
     const input = wellFormed(text);
     const out = new IdList();
-    if (addSpecial) for (const id of prefixIds) out.push(id);
+    if (addSpecial !== false) for (const id of prefixIds) out.push(id);
     const prefixed = out.length;
     let afterSpecial = true;
     this.matcher.partition(
@@ -96,8 +96,8 @@ export class Tokenizer {
         afterSpecial = true;
       },
     );
-    const ids = addSpecial ? this.undouble(out, prefixed) : out;
-    if (addSpecial) for (const id of suffixIds) ids.push(id);
+    const ids = this.undouble(out, prefixed);
+    if (addSpecial === true) for (const id of suffixIds) ids.push(id);
     return ids.take();
   }
 

@@ -1,0 +1,379 @@
+// Owns: a program that checks and times the matrix kernels alone, one binary an instruction set.
+//
+//   scripts/bench-linear.sh [ISA]            builds build/native/bench-linear-ISA
+//   bench-linear-avx2 check                  every type against plain scalar code; exit status 1 if anything is off
+//   bench-linear-avx2 speed [TYPE] [THREADS] GB/s at 1–16 tokens, GOP/s at 16–512
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+#include "linear.h"
+#include "simd.h"
+
+using namespace mr;
+
+namespace {
+
+struct Format {
+  const char* name;
+  Storage type;
+  int values, bytes;
+};
+constexpr Format formats[] = {
+    {"F32", Storage::F32, 1, 4},      {"F16", Storage::F16, 1, 2},      {"BF16", Storage::BF16, 1, 2},
+    {"Q4_0", Storage::Q4_0, 32, 18},  {"Q4_1", Storage::Q4_1, 32, 20},  {"Q5_0", Storage::Q5_0, 32, 22},
+    {"Q5_1", Storage::Q5_1, 32, 24},  {"Q8_0", Storage::Q8_0, 32, 34},  {"Q4_K", Storage::Q4_K, 256, 144},
+    {"Q5_K", Storage::Q5_K, 256, 176}, {"Q6_K", Storage::Q6_K, 256, 210},
+};
+
+int failures = 0;
+void expect(bool ok, const std::string& what) {
+  if (ok) return;
+  if (++failures <= 30) std::printf("FAILED %s\n", what.c_str());
+}
+
+template <class T>
+struct Aligned {
+  explicit Aligned(size_t n) : size(n), data(static_cast<T*>(std::aligned_alloc(64, (n * sizeof(T) + 127) / 64 * 64))) {}
+  ~Aligned() { std::free(data); }
+  Aligned(const Aligned&) = delete;
+  Aligned& operator=(const Aligned&) = delete;
+  size_t size;
+  T* data;
+};
+
+void put_half(uint8_t* p, float x) {
+  const f16 h = from_float<f16>(x);
+  std::memcpy(p, &h, 2);
+}
+float half_at(const uint8_t* p) {
+  f16 h;
+  std::memcpy(&h, p, 2);
+  return to_float(h);
+}
+
+// Random blocks of one row after another, with scales of a real model's size.
+std::vector<uint8_t> random_rows(const Format& f, int rows, int cols, uint32_t seed) {
+  std::mt19937 rng(seed);
+  std::uniform_real_distribution<float> unit(-1, 1);
+  std::vector<uint8_t> out(size_t(rows) * (cols / f.values) * f.bytes);
+  for (size_t at = 0; at < out.size(); at += f.bytes) {
+    uint8_t* b = &out[at];
+    for (int i = 0; i < f.bytes; i++) b[i] = uint8_t(rng());
+    const float d = unit(rng) * 0.02f, m = unit(rng) * 0.1f;
+    switch (f.type) {
+      case Storage::F32: std::memcpy(b, &m, 4); break;
+      case Storage::F16: put_half(b, m); break;
+      case Storage::BF16: {
+        const bf16 h = from_float<bf16>(m);
+        std::memcpy(b, &h, 2);
+        break;
+      }
+      case Storage::Q6_K: put_half(b + 208, d / 64); break;
+      case Storage::Q4_K:
+      case Storage::Q5_K: put_half(b, d / 32), put_half(b + 2, m / 32); break;
+      default:
+        put_half(b, d);
+        if (f.type == Storage::Q4_1 || f.type == Storage::Q5_1) put_half(b + 2, m);
+    }
+  }
+  return out;
+}
+
+// The formats' own definitions, value by value.
+float value(const Format& f, const uint8_t* row, int k) {
+  const uint8_t* b = row + k / f.values * f.bytes;
+  const int i = k % f.values;
+  const auto nibbles = [&](const uint8_t* q) { return i < 16 ? q[i] & 15 : q[i - 16] >> 4; };
+  const auto fifth = [&](const uint8_t* h) { return ((h[i / 8] >> i % 8) & 1) << 4; };
+  switch (f.type) {
+    case Storage::F32: {
+      float x;
+      std::memcpy(&x, b, 4);
+      return x;
+    }
+    case Storage::F16: return half_at(b);
+    case Storage::BF16: {
+      bf16 h;
+      std::memcpy(&h, b, 2);
+      return to_float(h);
+    }
+    case Storage::Q4_0: return half_at(b) * float(nibbles(b + 2) - 8);
+    case Storage::Q4_1: return half_at(b) * float(nibbles(b + 4)) + half_at(b + 2);
+    case Storage::Q5_0: return half_at(b) * float((nibbles(b + 6) | fifth(b + 2)) - 16);
+    case Storage::Q5_1: return half_at(b) * float(nibbles(b + 8) | fifth(b + 4)) + half_at(b + 2);
+    case Storage::Q8_0: return half_at(b) * float(int8_t(b[2 + i]));
+    case Storage::Q4_K:
+    case Storage::Q5_K: {
+      const int s = i / 32, l = i % 32;
+      const uint8_t* c = b + 4;
+      const int scale = s < 4 ? c[s] & 63 : (c[s + 4] & 15) | (c[s - 4] >> 6) << 4;
+      const int min = s < 4 ? c[s + 4] & 63 : c[s + 4] >> 4 | (c[s] >> 6) << 4;
+      const bool five = f.type == Storage::Q5_K;
+      int q = (b[(five ? 48 : 16) + 32 * (s / 2) + l] >> 4 * (s % 2)) & 15;
+      if (five) q |= ((b[16 + l] >> s) & 1) << 4;
+      return half_at(b) * float(scale) * float(q) - half_at(b + 2) * float(min);
+    }
+    default: {
+      const int h = i / 128, in = i % 128, quarter = in / 32, l = in % 32;
+      const int low = (b[64 * h + 32 * (quarter % 2) + l] >> 4 * (quarter / 2)) & 15;
+      const int high = (b[128 + 32 * h + l] >> 2 * quarter) & 3;
+      return half_at(b + 208) * float(int8_t(b[192 + i / 16])) * float((low | high << 4) - 32);
+    }
+  }
+}
+
+struct Matrix {
+  Matrix(const Format& f, int rows, int cols, const std::vector<uint8_t>& file)
+      : groups((rows + linear_row_group() - 1) / linear_row_group()),
+        bytes(size_t(groups) * linear_group_bytes(f.type, cols)),
+        w{bytes.data, f.type, rows, cols} {
+    const int64_t row_bytes = int64_t(cols) / f.values * f.bytes;
+    linear_pack(f.type, file.data(), row_bytes, 0, nullptr, rows, cols, 0, groups, bytes.data);
+  }
+  int groups;
+  Aligned<uint8_t> bytes;
+  Weight w;
+};
+
+std::vector<float> random_input(int tokens, int cols, uint32_t seed) {
+  std::mt19937 rng(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(size_t(tokens) * cols);
+  for (float& v : x) v = normal(rng) * (rng() % 64 == 0 ? 12.0f : 1.0f);
+  return x;
+}
+
+// What the kernels multiply with: x itself, or int8 with a scale for 32 values.
+std::vector<float> rounded_input(Storage type, std::vector<float> x) {
+  if (linear_act(type) == Act::f32) return x;
+  for (size_t b = 0; b < x.size(); b += 32) {
+    float top = 0;
+    for (int i = 0; i < 32; i++) top = std::max(top, std::fabs(x[b + i]));
+    for (int i = 0; i < 32; i++) x[b + i] = top == 0 ? 0 : std::nearbyint(x[b + i] * (127 / top)) * (top / 127);
+  }
+  return x;
+}
+
+void check_type(const Format& f, int rows, int cols, int tokens) {
+  if (!linear_supports(f.type, cols)) return;
+  const std::string name = std::string(f.name) + " " + std::to_string(rows) + "x" + std::to_string(cols) + " n=" +
+                           std::to_string(tokens);
+  const auto file = random_rows(f, rows, cols, uint32_t(rows * 31 + cols));
+  const int64_t row_bytes = int64_t(cols) / f.values * f.bytes;
+  const Matrix m(f, rows, cols, file);
+  std::vector<float> dense(size_t(rows) * cols), row(static_cast<size_t>(cols));
+  for (int r = 0; r < rows; r++) {
+    linear_unpack_row(m.w, r, row.data());
+    for (int k = 0; k < cols; k++) {
+      dense[size_t(r) * cols + k] = value(f, &file[r * row_bytes], k);
+      expect(std::memcmp(&dense[size_t(r) * cols + k], &row[k], 4) == 0, name + " unpack");
+    }
+  }
+  expect(int64_t(m.bytes.size) <= int64_t(m.groups) * linear_row_group() * row_bytes * 103 / 100, name + " packed size");
+
+  const auto x = random_input(tokens, cols, 7), xq = rounded_input(f.type, x);
+  const Act kind = linear_act(f.type);
+  Aligned<uint8_t> act(size_t(linear_act_bytes(kind, tokens, cols)));
+  linear_prepare(kind, x.data(), cols, tokens, cols, 0, tokens, act.data);
+  Aligned<uint8_t> scratch(size_t(linear_scratch_bytes(cols)));
+  const int ldy = rows + 3;
+  std::vector<float> bias = random_input(1, rows, 5), y(size_t(tokens) * ldy, 777.0f);
+  linear_run(m.w, act.data, tokens, 0, tokens, 0, m.groups, y.data(), ldy, {bias.data(), false}, scratch.data);
+  double worst = 0;
+  for (int t = 0; t < tokens; t++) {
+    for (int r = 0; r < rows; r++) {
+      double exact = bias[r], size = std::fabs(bias[r]);
+      for (int k = 0; k < cols; k++) {
+        const double p = double(dense[size_t(r) * cols + k]) * xq[size_t(t) * cols + k];
+        exact += p, size += std::fabs(p);
+      }
+      worst = std::max(worst, std::fabs(y[size_t(t) * ldy + r] - exact) / size);
+    }
+    for (int r = rows; r < ldy; r++) expect(y[size_t(t) * ldy + r] == 777.0f, name + " writes past the rows");
+  }
+  expect(worst < 2e-6, name + " error " + std::to_string(worst * 1e6) + "e-6 of the sum of magnitudes");
+
+  // The same bits however the call is cut.
+  const int step_t[] = {1, 2, 3, 5, 8, 13}, step_g[] = {1, 2, 3, 7};
+  for (int st : step_t)
+    for (int sg : step_g) {
+      std::vector<float> z(y.size(), 777.0f);
+      for (int t = 0; t < tokens; t += st)
+        for (int g = 0; g < m.groups; g += sg)
+          linear_run(m.w, act.data, tokens, t, std::min(t + st, tokens), g, std::min(g + sg, m.groups), z.data(), ldy,
+                     {bias.data(), false}, scratch.data);
+      expect(std::memcmp(z.data(), y.data(), y.size() * 4) == 0,
+             name + " bits change in pieces of " + std::to_string(st) + " tokens, " + std::to_string(sg) + " groups");
+    }
+  std::vector<float> twice = y;
+  linear_run(m.w, act.data, tokens, 0, tokens, 0, m.groups, twice.data(), ldy, {bias.data(), true}, scratch.data);
+  for (int t = 0; t < tokens; t++)
+    for (int r = 0; r < rows; r++)
+      expect(twice[size_t(t) * ldy + r] == 2 * y[size_t(t) * ldy + r], name + " accumulate");
+}
+
+// The largest codes and inputs in the unluckiest arrangement: the integer sums must not saturate or wrap.
+void check_extremes(const Format& f) {
+  if (linear_act(f.type) == Act::f32) return;
+  const int cols = 512, rows = 16, tokens = 9;
+  for (int variant = 0; variant < 6; variant++) {
+    auto file = random_rows(f, rows, cols, 3);
+    std::mt19937 rng(uint32_t(variant) + 1);
+    for (size_t at = 0; at < file.size(); at++)
+      if (f.values == 32 ? at % f.bytes >= size_t(f.type == Storage::Q4_1 || f.type == Storage::Q5_1 ? 4 : 2)
+                         : at % f.bytes >= (f.type == Storage::Q6_K ? 0u : 4u) && at % f.bytes < 208)
+        file[at] = variant < 2 ? uint8_t(variant ? 0xff : 0x00) : variant == 2 ? 0x80 : rng() & 1 ? 0xff : 0x00;
+    std::vector<float> x(size_t(tokens) * cols);
+    for (float& v : x) v = variant == 3 || variant == 4 ? (rng() & 1 ? 3.0f : -3.0f) : variant & 1 ? 3.0f : -3.0f;
+    const Matrix m(f, rows, cols, file);
+    Aligned<uint8_t> act(size_t(linear_act_bytes(Act::q8, tokens, cols))), scratch(size_t(linear_scratch_bytes(cols)));
+    linear_prepare(Act::q8, x.data(), cols, tokens, cols, 0, tokens, act.data);
+    std::vector<float> y(size_t(tokens) * rows);
+    linear_run(m.w, act.data, tokens, 0, tokens, 0, m.groups, y.data(), rows, {nullptr, false}, scratch.data);
+    for (int t = 0; t < tokens; t++)
+      for (int r = 0; r < rows; r++) {
+        double exact = 0, size = 1e-30;
+        for (int k = 0; k < cols; k++) {
+          const double p = double(value(f, &file[size_t(r) * (cols / f.values) * f.bytes], k)) * x[size_t(t) * cols + k];
+          exact += p, size += std::fabs(p);
+        }
+        expect(std::fabs(y[size_t(t) * rows + r] - exact) < 2e-6 * size,
+               std::string(f.name) + " extremes, variant " + std::to_string(variant));
+      }
+  }
+}
+
+// A NaN or infinite scale or input reaches its own outputs and no others.
+void check_not_finite(const Format& f) {
+  const int cols = 512, rows = 24, tokens = 9, bad_row = 11, bad_token = 4;
+  for (float bad : {__builtin_nanf(""), __builtin_inff()}) {
+    auto file = random_rows(f, rows, cols, 3);
+    uint8_t* at = &file[size_t(bad_row) * (cols / f.values) * f.bytes];
+    if (f.type == Storage::F32) std::memcpy(at, &bad, 4);
+    else if (f.type == Storage::BF16) at[0] = 0x80, at[1] = 0x7f, at[0] = std::isnan(bad) ? 0xc0 : 0x80;
+    else put_half(at + (f.type == Storage::Q6_K ? 208 : 0), bad);
+    auto x = random_input(tokens, cols, 9);
+    x[size_t(bad_token) * cols + 77] = bad;
+    const Matrix m(f, rows, cols, file);
+    const Act kind = linear_act(f.type);
+    Aligned<uint8_t> act(size_t(linear_act_bytes(kind, tokens, cols))), scratch(size_t(linear_scratch_bytes(cols)));
+    linear_prepare(kind, x.data(), cols, tokens, cols, 0, tokens, act.data);
+    std::vector<float> y(size_t(tokens) * rows);
+    linear_run(m.w, act.data, tokens, 0, tokens, 0, m.groups, y.data(), rows, {nullptr, false}, scratch.data);
+    for (int t = 0; t < tokens; t++)
+      for (int r = 0; r < rows; r++)
+        expect(std::isfinite(y[size_t(t) * rows + r]) == (r != bad_row && t != bad_token),
+               std::string(f.name) + " not finite: token " + std::to_string(t) + " row " + std::to_string(r));
+  }
+}
+
+void check() {
+  for (const Format& f : formats) {
+    const int before = failures;
+    for (int rows : {1, 7, 16, 40, 67})
+      for (int cols : {256, 512, 576, 640, 1536})
+        for (int tokens : {1, 2, 3, 4, 6, 17}) check_type(f, rows, cols, tokens);
+    check_type(f, 19, 2304, 150);
+    check_type(f, 50, 7, 5);
+    check_extremes(f);
+    check_not_finite(f);
+    std::printf("%-5s %s\n", f.name, failures == before ? "ok" : "FAILED");
+  }
+}
+
+double seconds(const std::function<void(int)>& work, int threads) {
+  double best = 1e9;
+  for (int round = 0; round < 5; round++) {
+    std::vector<std::thread> pool;
+    std::atomic<int> ready = 0;
+    std::atomic<bool> go = false;
+    for (int i = 0; i < threads; i++)
+      pool.emplace_back([&, i] {
+        ready++;
+        while (!go) _mm_pause();
+        work(i);
+      });
+    while (ready < threads) _mm_pause();
+    const auto start = std::chrono::steady_clock::now();
+    go = true;
+    for (auto& t : pool) t.join();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+// The read bandwidth of this machine, with the prefetching that the kernels use.
+double read_bandwidth(int threads) {
+  const size_t bytes = size_t(512) << 20;
+  Aligned<uint8_t> memory(bytes);
+  std::memset(memory.data, 1, bytes);
+  std::atomic<int64_t> sink = 0;
+  return double(bytes) / seconds([&](int i) {
+           const size_t from = bytes / size_t(threads) * size_t(i), to = from + bytes / size_t(threads);
+           __m256i a = _mm256_setzero_si256(), b = a;
+           for (size_t p = from; p < to; p += 64) {
+             _mm_prefetch(reinterpret_cast<const char*>(memory.data + p + 1024), _MM_HINT_T0);
+             a = _mm256_add_epi64(a, _mm256_load_si256(reinterpret_cast<const __m256i*>(memory.data + p)));
+             b = _mm256_add_epi64(b, _mm256_load_si256(reinterpret_cast<const __m256i*>(memory.data + p + 32)));
+           }
+           sink += _mm256_extract_epi64(_mm256_add_epi64(a, b), 0);
+         }, threads);
+}
+
+void speed(const char* only, int threads) {
+  const double roof = read_bandwidth(threads);
+  std::printf("%d threads, prefetched read %.1f GB/s\n", threads, roof / 1e9);
+  std::printf("%-5s | GB/s of weights at n = 1      2      4      8     16 | from cache 1 | GOP/s n = 4     16     64    512\n", "");
+  for (const Format& f : formats) {
+    if (only && std::strcmp(only, "all") != 0 && std::strcmp(only, f.name) != 0) continue;
+    const int cols = 2048, big = 65536 * 4 / (f.bytes * 8 / f.values), small = 512;
+    const auto file = random_rows(f, 1024, cols, 1);
+    const int64_t row_bytes = int64_t(cols) / f.values * f.bytes;
+    std::vector<int32_t> map(static_cast<size_t>(big));
+    for (int i = 0; i < big; i++) map[size_t(i)] = i % 1024;
+    const int groups = big / linear_row_group(), tokens = 512;
+    Aligned<uint8_t> packed(size_t(groups) * linear_group_bytes(f.type, cols));
+    linear_pack(f.type, file.data(), row_bytes, 0, map.data(), big, cols, 0, groups, packed.data);
+    const Weight w{packed.data, f.type, big, cols};
+    const auto x = random_input(tokens, cols, 3);
+    const Act kind = linear_act(f.type);
+    Aligned<uint8_t> act(size_t(linear_act_bytes(kind, tokens, cols)));
+    linear_prepare(kind, x.data(), cols, tokens, cols, 0, tokens, act.data);
+    Aligned<uint8_t> scratch(size_t(linear_scratch_bytes(cols)) * size_t(threads));
+    Aligned<float> y(size_t(16) * big + size_t(tokens) * small);
+    const auto time = [&](int n, int rows, int repeat) {
+      const int all = rows / linear_row_group();
+      return seconds([&](int i) {
+               for (int k = 0; k < repeat; k++)
+                 linear_run(w, act.data, n, 0, n, all * i / threads, all * (i + 1) / threads, y.data, rows,
+                            {nullptr, false}, scratch.data + linear_scratch_bytes(cols) * i);
+             }, threads) / repeat;
+    };
+    std::printf("%-5s |                     ", f.name);
+    for (int n : {1, 2, 4, 8, 16}) std::printf(" %6.1f", double(packed.size) / time(n, big, 1) / 1e9);
+    const double part = double(packed.size) * 64 / big;
+    std::printf(" |       %6.1f |         ", part / time(1, 64, 200) / 1e9);
+    for (int n : {4, 16, 64, 512}) std::printf(" %6.0f", 2.0 * n * small * cols / time(n, small, 4096 / n) / 1e9);
+    std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string mode = argc > 1 ? argv[1] : "check";
+  if (mode == "speed")
+    speed(argc > 2 ? argv[2] : nullptr, argc > 3 ? std::atoi(argv[3]) : 2);
+  else
+    check();
+  return failures ? 1 : 0;
+}

@@ -1,0 +1,146 @@
+// Owns: the integer vectors of the matrix kernels, one definition per instruction set: R quads (4 bytes a row) a vector,
+// the dot product of unsigned weight quads with one signed activation quad, exact on both.
+//
+//   dot      AVX2: 16 × int16, two a row; a step adds two products to each. Exact as long as the final sums fit int16
+//            (wrapping in between is harmless): 32 values of 4-bit codes, or of centred 5-bit codes (|q − 16| · 127 · 16
+//            = 32512), or 16 values of centred 6-bit codes. One pair of products must fit too: codes below 129.
+//            VNNI: 16 × int32.
+#pragma once
+#include "linear_layout.h"
+#include "simd.h"
+
+namespace mr {
+
+constexpr int VB = 4 * R;  // bytes a vector
+static_assert(R == VL);
+
+inline int32_t load_i32(const void* p) {
+  int32_t x;
+  std::memcpy(&x, p, 4);
+  return x;
+}
+
+#if defined(__AVX512F__)
+
+constexpr bool split_bytes = false;  // 8-bit codes go through the dot product whole
+inline vi iload(const void* p) { return _mm512_loadu_si512(p); }
+inline void istore(void* p, vi v) { _mm512_storeu_si512(p, v); }
+inline vi iset32(int32_t x) { return _mm512_set1_epi32(x); }
+inline vi iset8(int x) { return _mm512_set1_epi8(char(x)); }
+inline vi iand(vi a, vi b) { return _mm512_and_si512(a, b); }
+inline vi ior(vi a, vi b) { return _mm512_or_si512(a, b); }
+inline vi ileft(vi a, int n) { return _mm512_slli_epi16(a, unsigned(n)); }
+inline vi iright(vi a, int n) { return _mm512_srli_epi16(a, unsigned(n)); }
+inline vi iadd32(vi a, vi b) { return _mm512_add_epi32(a, b); }
+inline vf to_vf(vi a) { return _mm512_cvtepi32_ps(a); }
+// R bytes, one a row.
+inline vi iload_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+inline vi iload_s8(const uint8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+inline vi iright32(vi a, int n) { return _mm512_srli_epi32(a, unsigned(n)); }
+inline vi ileft32(vi a, int n) { return _mm512_slli_epi32(a, unsigned(n)); }
+
+using dot = __m512i;
+inline dot dot_zero() { return _mm512_setzero_si512(); }
+// −zero · the sum of the activations: where centred codes start from. zero: a power of two.
+inline dot dot_centre(int32_t sums, int zero) { return iset32(-sums * zero); }
+inline dot dot_step(dot acc, vi codes, vi x) { return _mm512_dpbusd_epi32(acc, codes, x); }
+inline vi dot_end(dot acc) { return acc; }
+// Times an int8 a row, as scale_int8 prepares them.
+inline vi scale_int8(const uint8_t* p) { return iload_s8(p); }
+inline vi dot_end(dot acc, vi scale) { return _mm512_mullo_epi32(acc, scale); }
+
+#else
+
+constexpr bool split_bytes = true;  // 8-bit codes go through the dot product as two nibbles
+inline vi iload(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void istore(void* p, vi v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+inline vi iset32(int32_t x) { return _mm256_set1_epi32(x); }
+inline vi iset8(int x) { return _mm256_set1_epi8(char(x)); }
+inline vi iand(vi a, vi b) { return _mm256_and_si256(a, b); }
+inline vi ior(vi a, vi b) { return _mm256_or_si256(a, b); }
+inline vi ileft(vi a, int n) { return _mm256_slli_epi16(a, n); }
+inline vi iright(vi a, int n) { return _mm256_srli_epi16(a, n); }
+inline vi iadd32(vi a, vi b) { return _mm256_add_epi32(a, b); }
+inline vf to_vf(vi a) { return _mm256_cvtepi32_ps(a); }
+inline vi iload_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+inline vi iload_s8(const uint8_t* p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+inline vi iright32(vi a, int n) { return _mm256_srli_epi32(a, n); }
+inline vi ileft32(vi a, int n) { return _mm256_slli_epi32(a, n); }
+
+using dot = __m256i;
+inline dot dot_zero() { return _mm256_setzero_si256(); }
+inline dot dot_centre(int32_t sums, int zero) {
+  return _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(iset32(sums), __builtin_ctz(unsigned(zero))));
+}
+inline dot dot_step(dot acc, vi codes, vi x) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(codes, x)); }
+inline vi dot_end(dot acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
+inline vi scale_int8(const uint8_t* p) {
+  const vi s = iload_s8(p);
+  return ior(_mm256_slli_epi32(s, 16), iand(s, iset32(0xffff)));
+}
+inline vi dot_end(dot acc, vi scale) { return _mm256_madd_epi16(acc, scale); }
+
+#endif
+
+// Quads j and j + 4 of a sub-block's codes.
+template <class L>
+inline void load_codes(const uint8_t* sub, int j, vi& low, vi& high) {
+  if constexpr (L::bits == 8) {
+    low = iload(sub + VB * j);
+    high = iload(sub + VB * (j + 4));
+    return;
+  }
+  const vi x = iload(sub + L::planes * R + VB * j), mask = iset8(15);
+  low = iand(x, mask);
+  high = iand(iright(x, 4), mask);
+  if constexpr (L::bits == 5) {
+    const vi plane = iload(sub), fifth = iset8(16);
+    low = ior(low, iand(ileft(plane, 4 - j), fifth));
+    high = ior(high, iand(j ? iright(plane, j) : plane, fifth));
+  }
+  if constexpr (L::bits == 6) {
+    const vi a = iload(sub), b = iload(sub + VB), top = iset8(48);
+    low = ior(low, iand(j < 3 ? ileft(a, 4 - 2 * j) : iright(a, 2), top));
+    high = ior(high, iand(j < 3 ? ileft(b, 4 - 2 * j) : iright(b, 2), top));
+  }
+}
+
+// What multiplies and offsets the codes of R rows in one sub-block: f32 scale and min; int8 scales of either half.
+struct SubScales {
+  vf scale, min;
+  vi half[2];
+};
+
+// The codes' centre: what dot_centre takes. Min formats of 5 bits are centred too, for int16's sake, and their min moves.
+template <class L>
+constexpr int centre = L::zero ? L::zero : L::bits == 5 ? 16 : 0;
+
+template <class L>
+inline SubScales load_scales(const uint8_t* super, int s) {
+  SubScales out;
+  out.scale = vload(reinterpret_cast<const f16*>(super));
+  if constexpr (L::has_min) out.min = vload(reinterpret_cast<const f16*>(super + 2 * R));
+  if constexpr (L::scales == Scales::six_bit) {
+    const vi low = iload_u8(super + (4 + s) * R), top = iright32(iload_u8(super + (12 + (s >> 1)) * R), 4 * (s & 1));
+    const vi two = iset32(3);
+    out.scale = vmul(out.scale, to_vf(ior(iand(low, iset32(15)), ileft32(iand(top, two), 4))));
+    const vi min = ior(iright32(low, 4), ileft32(iand(iright32(top, 2), two), 4));
+    out.min = vmul(vsub(vzero(), out.min), to_vf(min));
+  }
+  if constexpr (L::scales == Scales::int8)
+    for (int h = 0; h < 2; h++) out.half[h] = scale_int8(super + (2 + 2 * s + h) * R);
+  if constexpr (L::has_min && centre<L> != 0) out.min = vfma(out.scale, vset(float(centre<L>)), out.min);
+  return out;
+}
+
+// R outputs of one token to y[row…], with bias and accumulation; n of the rows exist.
+inline void store_rows(vf v, float* y, int row, int n, const Epilogue& e) {
+  if (e.bias) v = vadd(v, n == R ? vload(e.bias + row) : vload_n(e.bias + row, n));
+  if (e.accumulate) v = vadd(n == R ? vload(y + row) : vload_n(y + row, n), v);
+  if (n == R)
+    vstore(y + row, v);
+  else
+    vstore_n(y + row, v, n);
+}
+
+}  // namespace mr

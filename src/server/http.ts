@@ -1,0 +1,110 @@
+// Owns: the HTTP application under every API surface: sizes, request ids, authentication, validation against schemas, and
+// answers to whatever is not a valid request (unknown path, wrong method, bad JSON). Knows no model. CORS headers are
+// never sent: a web page of another origin cannot call this server.
+import { randomUUID } from "node:crypto";
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
+import { UserError } from "../base/errors.js";
+import { guard } from "./auth.js";
+import { errorBody, failureOf } from "./errors.js";
+import { ClientGone, sendFailure } from "./stream.js";
+import { explainInvalid, type ValidationIssue } from "./validation.js";
+
+export type LogLevel = "silent" | "error" | "warn" | "info" | "debug";
+
+export interface HttpOptions {
+  readonly apiKeys: readonly string[];
+  readonly maxBodyBytes: number;
+  readonly logLevel: LogLevel;
+}
+
+/** What callers may send as x-request-id: it is echoed and logged. */
+const validRequestId = /^[\x21-\x7e]{1,128}$/;
+
+export function createHttp(options: HttpOptions): FastifyInstance {
+  const app = Fastify({
+    bodyLimit: options.maxBodyBytes,
+    logger: options.logLevel === "silent" ? false : { level: options.logLevel, stream: process.stderr },
+    // A model's id may contain slashes and be long.
+    routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: true },
+    requestIdHeader: false,
+    genReqId: (raw) => {
+      const given = raw.headers["x-request-id"];
+      return typeof given === "string" && validRequestId.test(given) ? given : randomUUID();
+    },
+    return503OnClosing: false,
+    forceCloseConnections: "idle",
+    exposeHeadRoutes: false,
+    // Types are as JSON has them: "5" is not 5. Unknown fields are errors, never dropped.
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
+    schemaErrorFormatter: (issues, dataVar) => new InvalidField(issues as ValidationIssue[], dataVar),
+    frameworkErrors: (error, request, reply) => fail(error, request, reply),
+  });
+  app.removeContentTypeParser("text/plain");
+  app.addHook("onRequest", async (request, reply) => {
+    reply.header("x-request-id", request.id);
+  });
+  guard(app, options.apiKeys);
+  app.addHook("preValidation", async (request) => {
+    request.body = withoutNulls(request.body);
+  });
+  app.setErrorHandler(fail);
+  refuseUnknownPaths(app);
+  return app;
+}
+
+/** Carries ajv's findings from the formatter to the error handler, which knows the route's schema. */
+class InvalidField extends Error {
+  constructor(
+    readonly issues: ValidationIssue[],
+    readonly where: string,
+  ) {
+    super("The request does not match its schema.");
+  }
+}
+
+function fail(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
+  if (error instanceof ClientGone) {
+    reply.hijack();
+    return;
+  }
+  const cause =
+    error instanceof InvalidField
+      ? explainInvalid(error.issues, request.routeOptions.schema?.body, request.body)
+      : error;
+  const failure = failureOf(cause, request.id);
+  if (failure.status >= 500) request.log.error(cause);
+  sendFailure(reply, failure);
+}
+
+/** null says the same as leaving the field out, in every API that we speak. */
+function withoutNulls(body: unknown): unknown {
+  if (body === null || typeof body !== "object" || Array.isArray(body)) return body;
+  return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null));
+}
+
+/** 404, or 405 with Allow where the path exists under another method. */
+function refuseUnknownPaths(app: FastifyInstance): void {
+  const routes: { methods: readonly string[]; pattern: RegExp }[] = [];
+  app.addHook("onRoute", ({ method, url }) => {
+    routes.push({ methods: [method].flat(), pattern: pathPattern(url) });
+  });
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split("?", 1)[0].replace(/(.)\/$/, "$1");
+    const methods = [...new Set(routes.filter(({ pattern }) => pattern.test(path)).flatMap((route) => route.methods))];
+    const missing =
+      methods.length === 0
+        ? new UserError(`There is no ${path} here.`, { status: 404, code: "not_found" })
+        : new UserError(`${path} takes ${methods.join(" or ")}, not ${request.method}.`, {
+            status: 405,
+            code: "method_not_allowed",
+          });
+    if (methods.length > 0) reply.header("allow", methods.join(", "));
+    const failure = failureOf(missing, request.id);
+    reply.code(failure.status).send(errorBody(failure));
+  });
+}
+
+function pathPattern(url: string): RegExp {
+  const escaped = url.replace(/[.+?^${}()|[\]\\]/g, "\\$&");
+  return new RegExp(`^${escaped.replace(/\*/g, ".+").replace(/:[^/]+/g, "[^/]+")}$`);
+}
