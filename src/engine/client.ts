@@ -1,330 +1,297 @@
-// Owns: the caller's side of the protocol: requests out, one iterator of events each. When the host dies, every open choice
-// ends with an error, and the next request starts a new host. No consumer is waited for: events queue up in memory, at
-// most maxTokens a choice.
-import { UserError } from "../base/errors.js";
-import { failure, noTimings } from "./host.js";
-import { type EventsMessage, type FromHost, type Port, type ToHost, tokenInts, type WireError } from "./protocol.js";
-import type { EngineStats, GenerateRequest, ModelLimits, TokenEvent, TokenLogprobs } from "./types.js";
+// Owns: the engine as everything above sees it: requests in, events out, whatever thread or process the engine runs in.
+// When that host dies, every open request gets its finish events and the next request starts a new host.
+import { InternalError, UserError } from "../base/errors.js";
+import type { ClientMessage, ErrorRecord, HostMessage, Port } from "./protocol.js";
+import type { EngineStats, GenerateRequest, ModelLimits, TokenEvent } from "./types.js";
 
 export interface ClientOptions {
-  /** Makes a new host: first at open(), again after one has died. */
-  readonly connect: () => Port;
-  /** What the host's loader takes. */
-  readonly load: unknown;
-  /** Of the first loading, in bytes or steps. */
+  /** Starts a host. Called for the first load, and again after a host has died. */
+  readonly carrier: () => Port;
+  /** What the host is to load: the carrier's entry knows its shape. */
+  readonly spec: unknown;
   readonly onProgress?: (done: number, total: number) => void;
-  /** Of the first loading. */
   readonly signal?: AbortSignal;
-  /** A host has died: for logs and metrics. */
-  readonly onDeath?: (reason: string) => void;
 }
 
-/** How long a host may take to close before it is ended. */
-const closeMs = 5000;
-
 export class EngineClient {
-  private connection: Connection;
-  private known: ModelLimits;
+  /** As the latest load said. */
+  limits!: ModelLimits;
+  private connection: Connection | undefined;
+  private connecting: Promise<Connection> | undefined;
   private closed = false;
 
-  /** Starts a host and loads the model there. Throws UserError where that cannot be done. */
+  private constructor(private readonly options: ClientOptions) {}
+
+  /** Starts a host and loads the model. Throws what the load threw: a UserError for a bad file or too little memory. */
   static async open(options: ClientOptions): Promise<EngineClient> {
-    const connection = new Connection(options.connect(), options.load, options.onProgress);
-    const abort = () => connection.end("loading was aborted");
-    options.signal?.addEventListener("abort", abort, { once: true });
-    try {
-      options.signal?.throwIfAborted();
-      const limits = await connection.loaded;
-      return new EngineClient(options, connection, limits);
-    } catch (error) {
-      connection.end("loading failed");
-      if (options.signal?.aborted) throw options.signal.reason;
-      throw error;
-    } finally {
-      options.signal?.removeEventListener("abort", abort);
-    }
+    const client = new EngineClient(options);
+    await client.connected();
+    return client;
   }
 
-  private constructor(
-    private readonly options: ClientOptions,
-    connection: Connection,
-    limits: ModelLimits,
-  ) {
-    this.connection = connection;
-    this.known = limits;
-    this.watch(connection);
-  }
-
-  get limits(): ModelLimits {
-    return this.known;
+  /** False between a host's death and the next request. */
+  get alive(): boolean {
+    return this.connection?.alive ?? false;
   }
 
   /**
-   * Runs the request, from this call on; the events may be read by one reader, whenever it likes. Every choice ends with
-   * one finish event, after the last of which the iterator ends. Leaving the iterator early aborts the request.
+   * Submits at the first next(). Each choice ends with exactly one finish event, and the iteration with the last of them;
+   * leaving it early aborts what is left.
    */
-  generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterableIterator<TokenEvent> {
-    if (this.closed) throw new UserError("the model has been closed", { status: 503, code: "engine_closed" });
-    const events = this.live().submit(request);
-    if (signal) {
-      const abort = () => this.abort(request.id);
-      if (signal.aborted) abort();
-      signal.addEventListener("abort", abort, { once: true });
-      events.onEnd = () => signal.removeEventListener("abort", abort);
+  async *generate(request: GenerateRequest, signal?: AbortSignal): AsyncGenerator<TokenEvent, void, void> {
+    let connection: Connection;
+    try {
+      connection = await this.connected();
+    } catch (error) {
+      for (let index = 0; index < request.n; index++) yield failure(index, request, errorRecord(error));
+      return;
     }
-    return events;
+    const events = connection.submit(request);
+    const abort = () => connection.abort(events);
+    signal?.addEventListener("abort", abort, { once: true });
+    if (signal?.aborted) abort();
+    try {
+      while (events.open > 0) {
+        const event = await events.next();
+        yield event;
+      }
+    } finally {
+      signal?.removeEventListener("abort", abort);
+      connection.forget(events);
+    }
   }
 
   /** Ends a choice, or all of a request's; each still gets its finish event. */
   abort(id: string, index?: number): void {
-    this.connection.abort(id, index);
+    this.connection?.abortById(id, index);
   }
 
   async stats(): Promise<EngineStats> {
-    const connection = this.live();
-    await connection.loaded;
-    return connection.stats();
+    return (await this.connected()).stats();
   }
 
-  /** Ends all requests with aborts, unloads the model and ends the host. */
+  /** Open requests finish with "abort"; the host ends. */
   async close(): Promise<void> {
-    if (this.closed) return;
     this.closed = true;
-    await this.connection.close();
+    const connection = this.connection ?? (await this.connecting?.catch(() => undefined));
+    await connection?.close();
   }
 
-  private live(): Connection {
-    if (!this.connection.dead) return this.connection;
-    this.connection = new Connection(this.options.connect(), this.options.load);
-    this.watch(this.connection);
-    this.connection.loaded.then(
-      (limits) => {
-        this.known = limits;
-      },
-      () => {}, // the requests that wait are told
-    );
-    return this.connection;
+  private connected(): Promise<Connection> {
+    if (this.closed)
+      return Promise.reject(new UserError("the model was closed", { status: 503, code: "model_closed" }));
+    if (this.connection?.alive) return Promise.resolve(this.connection);
+    this.connecting ??= this.connect().finally(() => {
+      this.connecting = undefined;
+    });
+    return this.connecting;
   }
 
-  private watch(connection: Connection): void {
-    connection.onDeath = (reason) => {
-      if (!this.closed) this.options.onDeath?.(reason);
-    };
+  private async connect(): Promise<Connection> {
+    const { carrier, spec, onProgress, signal } = this.options;
+    signal?.throwIfAborted();
+    const connection = new Connection(carrier());
+    const cancel = () => connection.kill();
+    signal?.addEventListener("abort", cancel, { once: true });
+    try {
+      this.limits = await connection.load(spec, onProgress);
+    } catch (error) {
+      connection.kill();
+      signal?.throwIfAborted();
+      throw error;
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+    }
+    this.connection = connection;
+    return connection;
   }
 }
 
-/** One host's life. */
+/** One host, from its start to its end. */
 class Connection {
-  readonly loaded: Promise<ModelLimits>;
-  dead = false;
-  onDeath: (reason: string) => void = () => {};
-  private readonly requests = new Map<number, EventQueue>();
-  private readonly queries = new Map<number, { resolve(stats: EngineStats): void; reject(error: Error): void }>();
-  private isLoaded = false;
-  private nextKey = 0;
-  private settleLoad!: { resolve(limits: ModelLimits): void; reject(error: Error): void };
-  private gone: () => void = () => {};
+  alive = true;
+  private handles = 0;
+  private tickets = 0;
+  private readonly requests = new Map<number, Events>();
+  private readonly waitingStats = new Map<
+    number,
+    { resolve: (stats: EngineStats) => void; reject: (e: Error) => void }
+  >();
+  private loading: { resolve: (limits: ModelLimits) => void; reject: (e: Error) => void } | undefined;
+  private onProgress: ((done: number, total: number) => void) | undefined;
+  private readonly ended: Promise<void>;
+  private markEnded!: () => void;
 
-  constructor(
-    private readonly port: Port,
-    options: unknown,
-    private readonly onProgress: (done: number, total: number) => void = () => {},
-  ) {
-    this.loaded = new Promise((resolve, reject) => {
-      this.settleLoad = { resolve, reject };
+  constructor(private readonly port: Port) {
+    this.ended = new Promise((resolve) => {
+      this.markEnded = resolve;
     });
-    this.loaded.catch(() => {});
-    port.onMessage((message) => this.receive(message as FromHost));
+    port.onMessage((message) => this.receive(message as HostMessage));
     port.onClose((reason) => this.died(reason));
-    this.post({ type: "load", options });
   }
 
-  submit(request: GenerateRequest): EventQueue {
-    const key = this.nextKey++;
-    const queue = new EventQueue(request, () => this.abort(request.id));
-    this.requests.set(key, queue);
-    if (this.isLoaded) this.post({ type: "submit", key, request });
-    return queue;
+  load(spec: unknown, onProgress?: (done: number, total: number) => void): Promise<ModelLimits> {
+    this.onProgress = onProgress;
+    return new Promise((resolve, reject) => {
+      this.loading = { resolve, reject };
+      this.post({ type: "load", spec });
+    });
   }
 
-  abort(id: string, index?: number): void {
-    for (const [key, queue] of this.requests) {
-      if (queue.request.id !== id) continue;
-      if (this.isLoaded) this.post({ type: "abort", key, index });
-      else this.abortUnsent(key, queue, index);
-    }
+  submit(request: GenerateRequest): Events {
+    const events = new Events(++this.handles, request);
+    this.requests.set(events.handle, events);
+    if (this.alive) this.post({ type: "submit", handle: events.handle, request });
+    else events.fail(deadHost("the engine process had ended"));
+    return events;
+  }
+
+  abort(events: Events, index?: number): void {
+    if (this.alive && this.requests.has(events.handle)) this.post({ type: "abort", handle: events.handle, index });
+  }
+
+  abortById(id: string, index?: number): void {
+    for (const events of this.requests.values()) if (events.request.id === id) this.abort(events, index);
+  }
+
+  /** Nobody listens any more. */
+  forget(events: Events): void {
+    if (events.open > 0) this.abort(events);
+    this.requests.delete(events.handle);
   }
 
   stats(): Promise<EngineStats> {
-    if (this.dead) return Promise.reject(hostDied("it ended"));
-    const query = this.nextKey++;
+    const ticket = ++this.tickets;
     return new Promise((resolve, reject) => {
-      this.queries.set(query, { resolve, reject });
-      this.post({ type: "stats", query });
+      this.waitingStats.set(ticket, { resolve, reject });
+      this.post({ type: "stats", ticket });
     });
   }
 
+  /** Lets the host finish what it is doing, then ends it. */
   async close(): Promise<void> {
-    if (this.dead) return;
-    const gone = new Promise<void>((resolve) => {
-      this.gone = resolve;
-    });
+    if (!this.alive) return;
     this.post({ type: "close" });
-    const timer = setTimeout(() => this.end("it did not close in time"), closeMs);
-    await gone;
-    clearTimeout(timer);
+    await this.ended;
   }
 
-  end(reason: string): void {
+  kill(): void {
     this.port.close();
-    this.died(reason);
+    this.died("it was stopped");
   }
 
-  private post(message: ToHost): void {
-    if (!this.dead) this.port.post(message);
+  private post(message: ClientMessage): void {
+    this.port.post(message);
   }
 
-  private receive(message: FromHost): void {
-    if (this.dead) return;
+  private receive(message: HostMessage): void {
     switch (message.type) {
       case "progress":
-        this.onProgress(message.done, message.total);
-        break;
-      case "loaded":
-        this.isLoaded = true;
-        this.settleLoad.resolve(message.limits);
-        for (const [key, { request }] of this.requests) this.post({ type: "submit", key, request });
-        break;
+        this.onProgress?.(message.done, message.total);
+        return;
+      case "ready":
+        this.loading?.resolve(message.limits);
+        this.loading = undefined;
+        return;
       case "failed":
-        this.fail(message.error);
-        this.port.close();
-        break;
+        this.loading?.reject(new UserError(message.error.message, message.error));
+        this.loading = undefined;
+        return;
       case "stats":
-        this.queries.get(message.query)?.resolve(message.stats);
-        this.queries.delete(message.query);
-        break;
-      case "events":
-        this.deliver(message);
-    }
-  }
-
-  private deliver({ starts, tokens, values, finishes }: EventsMessage): void {
-    for (const { key, cachedTokens, promptLogprobs } of starts) {
-      this.requests.get(key)?.push({ type: "start", cachedTokens, promptLogprobs });
-    }
-    let at = 0;
-    for (let i = 0; i < tokens.length; i += tokenInts) {
-      const [key, index, id, best] = tokens.subarray(i, i + tokenInts);
-      let logprobs: TokenLogprobs | undefined;
-      if (best >= 0) {
-        const top = Array.from({ length: best }, (_, j) => [values[at + 2 + 2 * j], values[at + 3 + 2 * j]] as const);
-        logprobs = { logprob: values[at], rank: values[at + 1], top };
-        at += 2 + 2 * best;
+        this.waitingStats.get(message.ticket)?.resolve(message.stats);
+        this.waitingStats.delete(message.ticket);
+        return;
+      case "events": {
+        const { starts, tokens, others } = message;
+        for (const [handle, event] of starts) this.requests.get(handle)?.push(event);
+        for (let i = 0; i < tokens.length; i += 3) {
+          this.requests.get(tokens[i])?.push({ type: "token", index: tokens[i + 1], id: tokens[i + 2] });
+        }
+        for (const [handle, event] of others) this.requests.get(handle)?.push(event);
+        return;
       }
-      this.requests.get(key)?.push({ type: "token", index, id, ...(logprobs && { logprobs }) });
-    }
-    for (const { key, event } of finishes) this.finish(key, event);
-  }
-
-  private finish(key: number, event: TokenEvent & { type: "finish" }): void {
-    const queue = this.requests.get(key);
-    queue?.push(event);
-    if (queue?.ended) this.requests.delete(key);
-  }
-
-  private abortUnsent(key: number, queue: EventQueue, index: number | undefined): void {
-    const { request } = queue;
-    // a choice cannot be taken back before the host has it: it is aborted as soon as it does
-    if (index !== undefined && request.n > 1) {
-      this.loaded.then(
-        () => this.post({ type: "abort", key, index }),
-        () => {},
-      );
-      return;
-    }
-    for (const open of queue.openChoices()) {
-      this.finish(key, { type: "finish", index: open, reason: "abort", timings: noTimings(request) });
+      default:
+        throw new InternalError(`unknown message ${JSON.stringify(message)}`);
     }
   }
 
   private died(reason: string): void {
-    if (this.dead) return;
-    this.fail({ message: hostDied(reason).message, status: 503, code: "engine_died" });
-    this.onDeath(reason);
-    this.gone();
-  }
-
-  private fail(error: WireError): void {
-    this.dead = true;
-    const { message, status, code } = error;
-    this.settleLoad.reject(new UserError(message, { status, code }));
-    for (const { reject } of this.queries.values()) reject(new UserError(message, { status, code }));
-    for (const [key, queue] of this.requests) {
-      for (const index of queue.openChoices()) this.finish(key, failure(queue.request, index, error));
-    }
+    if (!this.alive) return;
+    this.alive = false;
+    const error = deadHost(reason);
+    this.loading?.reject(new UserError(error.message, error));
+    for (const waiting of this.waitingStats.values()) waiting.reject(new UserError(error.message, error));
+    this.waitingStats.clear();
+    for (const events of this.requests.values()) events.fail(error);
+    this.requests.clear();
+    this.markEnded();
   }
 }
 
-function hostDied(reason: string): UserError {
-  const message = `the process that runs the model ended unexpectedly (${reason}); the request can be sent again`;
-  return new UserError(message, { status: 503, code: "engine_died" });
-}
-
-/** Events of one request, for one reader. */
-class EventQueue implements AsyncIterableIterator<TokenEvent> {
-  onEnd: () => void = () => {};
-  private readonly events: TokenEvent[] = [];
-  private readonly open: Set<number>;
+/** The events of one request that nobody has taken yet. */
+class Events {
+  /** Choices whose finish event has not been taken by the consumer. */
+  open: number;
+  private readonly unfinished: Set<number>;
+  private readonly queue: TokenEvent[] = [];
   private taken = 0;
-  private waiting: ((result: IteratorResult<TokenEvent>) => void)[] = [];
+  private wake: (() => void) | undefined;
 
   constructor(
+    readonly handle: number,
     readonly request: GenerateRequest,
-    private readonly abort: () => void,
   ) {
-    this.open = new Set(Array.from({ length: Math.max(1, request.n) }, (_, i) => i));
-  }
-
-  get ended(): boolean {
-    return this.open.size === 0;
-  }
-
-  openChoices(): number[] {
-    return [...this.open];
+    this.open = request.n;
+    this.unfinished = new Set(Array.from({ length: request.n }, (_, index) => index));
   }
 
   push(event: TokenEvent): void {
-    if (event.type === "finish" && !this.open.delete(event.index)) return;
-    const reader = this.waiting.shift();
-    if (reader) reader({ value: event, done: false });
-    else this.events.push(event);
-    if (!this.ended) return;
-    this.onEnd();
-    for (const late of this.waiting.splice(0)) late({ value: undefined, done: true });
+    if (event.type === "finish" && !this.unfinished.delete(event.index)) return;
+    this.queue.push(event);
+    this.wake?.();
   }
 
-  next(): Promise<IteratorResult<TokenEvent>> {
-    if (this.taken < this.events.length) {
-      const value = this.events[this.taken++];
-      if (this.taken === this.events.length) {
-        this.events.length = 0;
-        this.taken = 0;
-      }
-      return Promise.resolve({ value, done: false });
+  fail(error: ErrorRecord): void {
+    for (const index of [...this.unfinished]) this.push(failure(index, this.request, error));
+  }
+
+  async next(): Promise<TokenEvent> {
+    if (this.taken === this.queue.length) {
+      this.queue.length = 0;
+      this.taken = 0;
+      await new Promise<void>((resolve) => {
+        this.wake = resolve;
+      });
+      this.wake = undefined;
     }
-    if (this.ended) return Promise.resolve({ value: undefined, done: true });
-    return new Promise((resolve) => this.waiting.push(resolve));
+    const event = this.queue[this.taken++];
+    if (event.type === "finish") this.open--;
+    return event;
   }
+}
 
-  return(): Promise<IteratorResult<TokenEvent>> {
-    if (!this.ended) this.abort();
-    this.events.length = 0;
-    this.taken = 0;
-    for (const late of this.waiting.splice(0)) late({ value: undefined, done: true });
-    return Promise.resolve({ value: undefined, done: true });
-  }
+/** The finish event of a choice that never ran. */
+export function failure(
+  index: number,
+  request: GenerateRequest,
+  error: ErrorRecord,
+): Extract<TokenEvent, { type: "finish" }> {
+  const promptTokens = request.promptIds.length;
+  const none = { queueMs: 0, promptMs: 0, generationMs: 0, cachedTokens: 0, generatedTokens: 0 };
+  return { type: "finish", index, reason: "error", error, timings: { ...none, promptTokens } };
+}
 
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
+function deadHost(reason: string): ErrorRecord {
+  return {
+    message: `the engine stopped: ${reason}; the next request starts it again`,
+    status: 503,
+    code: "engine_died",
+  };
+}
+
+/** What of an error may cross a border: a UserError whole, of others the message. */
+export function errorRecord(error: unknown): ErrorRecord {
+  if (error instanceof UserError) return { message: error.message, status: error.status, code: error.code };
+  const message = error instanceof Error ? error.message : String(error);
+  return { message, status: 500, code: "internal_error" };
 }

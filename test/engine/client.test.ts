@@ -1,44 +1,48 @@
 import { describe, expect, it } from "vitest";
 import { UserError } from "../../src/base/errors.js";
 import { EngineClient } from "../../src/engine/client.js";
-import { serveEngine } from "../../src/engine/host.js";
-import { type Port, portPair } from "../../src/engine/protocol.js";
+import { runHost } from "../../src/engine/host.js";
+import { channel, type Port } from "../../src/engine/protocol.js";
 import type { GenerateRequest, TokenEvent } from "../../src/engine/types.js";
 import { ids, request, vocabSize, World } from "./harness.js";
 
 /** A client whose hosts run the null device in this thread; `hosts` are their ends, newest last. */
 async function open(o: { fault?: (host: number, step: number) => "reject" | undefined; fail?: boolean } = {}) {
   const hosts: Port[] = [];
-  const deaths: string[] = [];
-  const connect = () => {
-    const [client, host] = portPair();
+  const carrier = () => {
+    const [client, host] = channel();
     hosts.push(host);
     const number = hosts.length - 1;
-    serveEngine(host, {
-      load: async (options, { onProgress }) => {
+    void runHost(host, {
+      load: async (spec, onProgress) => {
         if (o.fail) throw new UserError("no such model", { status: 404, code: "model_not_found" });
         onProgress(1, 2);
-        expect(options).toEqual({ model: "null" });
+        expect(spec).toEqual({ model: "null" });
         const { program, limits } = new World({ fault: (step) => o.fault?.(number, step) });
         const { contextLength, maxSequences } = limits;
         const memory = { weights: 0, workspace: 0, cache: 0 };
-        const model = { contextLength, trainedContextLength: 99, vocabSize, maxSequences, device: "null", memory };
-        return { program, limits, model, close: async () => {} };
+        const modelLimits = {
+          contextLength,
+          trainedContextLength: 99,
+          vocabSize,
+          maxSequences,
+          device: "null",
+          memory,
+        };
+        return { program, limits, modelLimits, close: () => program.close() };
       },
       pause: () => new Promise((resolve) => setImmediate(resolve)),
       now: () => performance.now(),
-      onEnd: () => {},
     });
     return client;
   };
   const progress: number[] = [];
   const client = await EngineClient.open({
-    connect,
-    load: { model: "null" },
+    carrier,
+    spec: { model: "null" },
     onProgress: (done) => progress.push(done),
-    onDeath: (reason) => deaths.push(reason),
   });
-  return { client, hosts, progress, deaths };
+  return { client, hosts, progress };
 }
 
 async function all(events: AsyncIterable<TokenEvent>): Promise<TokenEvent[]> {
@@ -84,7 +88,9 @@ describe("the engine's client", () => {
     const { client } = await open();
     const r = request("slow", ids(5), { maxTokens: 60 });
     const events = client.generate(r);
+    const first = await events.next();
     await all(client.generate(request("fast", ids(6), { maxTokens: 80 })));
+    expect(first.value).toMatchObject({ type: "start" });
     expect(tokensOf(await all(events))).toEqual(await alone(r));
     await client.close();
   });
@@ -102,9 +108,10 @@ describe("the engine's client", () => {
       if (event.type === "token") later.abort();
     }
     expect(finishesOf(seen)).toMatchObject([{ reason: "abort" }]);
-    const half = client.generate(request("half", ids(7), { n: 2, maxTokens: 50 }));
+    const half = all(client.generate(request("half", ids(7), { n: 2, maxTokens: 50 })));
+    await Promise.resolve(); // submitted at the first next()
     client.abort("half", 1);
-    expect(finishesOf(await all(half))).toMatchObject([
+    expect(finishesOf(await half)).toMatchObject([
       { index: 1, reason: "abort" },
       { index: 0, reason: "length" },
     ]);
@@ -127,16 +134,16 @@ describe("the engine's client", () => {
   });
 
   it("ends open requests with errors when the host dies, and starts another for the next", async () => {
-    const { client, hosts, deaths } = await open();
+    const { client, hosts } = await open();
     const open1 = client.generate(request("one", ids(5), { maxTokens: 100, n: 2 }));
-    const open2 = client.generate(request("two", ids(6), { maxTokens: 100 }));
+    const open2 = all(client.generate(request("two", ids(6), { maxTokens: 100 })));
     for await (const event of open1) if (event.type === "token") break;
-    const rest = client.generate(request("three", ids(6), { maxTokens: 100 }));
+    const open3 = all(client.generate(request("three", ids(6), { maxTokens: 100 })));
+    await Promise.resolve(); // submitted, and nothing of it has come
     hosts[0].close();
-    for (const events of [open2, rest]) {
-      expect(finishesOf(await all(events))).toMatchObject([{ reason: "error", error: { code: "engine_died" } }]);
+    for (const events of [open2, open3]) {
+      expect(finishesOf(await events)).toMatchObject([{ reason: "error", error: { code: "engine_died" } }]);
     }
-    expect(deaths).toHaveLength(1);
     const r = request("four", ids(7));
     expect(tokensOf(await all(client.generate(r)))).toEqual(await alone(r));
     expect(hosts).toHaveLength(2);
@@ -160,9 +167,11 @@ describe("the engine's client", () => {
 
   it("ends what is open when it is closed", async () => {
     const { client } = await open();
-    const events = client.generate(request("a", ids(5), { maxTokens: 100 }));
+    const events = all(client.generate(request("a", ids(5), { maxTokens: 100 })));
+    await Promise.resolve(); // submitted
     await client.close();
-    expect(finishesOf(await all(events))).toMatchObject([{ reason: "abort" }]);
-    expect(() => client.generate(request("b", ids(5)))).toThrow(UserError);
+    expect(finishesOf(await events)).toMatchObject([{ reason: "abort" }]);
+    const late = await all(client.generate(request("b", ids(5))));
+    expect(late).toMatchObject([{ type: "finish", reason: "error", error: { status: 503, code: "model_closed" } }]);
   });
 });

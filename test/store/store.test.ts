@@ -15,8 +15,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { withLock } from "../../src/store/lock.js";
 import { Store } from "../../src/store/store.js";
+import { millrace, startMillrace } from "../support/millrace.js";
 import { type HubServer, sha256, startHub } from "./hub-server.js";
-import { millrace, startMillrace } from "./millrace.js";
 
 const big = Buffer.alloc(400_000, "weights of some model ");
 const other = Buffer.alloc(5_000, "other weights ");
