@@ -4,7 +4,7 @@ import type { AddressInfo } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
 import { checkBinding } from "./auth.js";
-import { createHttp, type LogLevel } from "./http.js";
+import { createHttp } from "./http.js";
 import { type ServedModel, ServedModels } from "./models.js";
 import { openaiRoutes } from "./openai.js";
 
@@ -23,8 +23,6 @@ export interface ListenOptions {
   readonly slowReaderMs?: number;
   /** How long close() lets open requests go on. */
   readonly drainMs?: number;
-  /** Logs go to standard error as JSON lines; "info" has a line a request. */
-  readonly logLevel?: LogLevel;
 }
 
 export const listenDefaults = {
@@ -35,7 +33,6 @@ export const listenDefaults = {
   keepAliveMs: 10_000,
   slowReaderMs: 30_000,
   drainMs: 30_000,
-  logLevel: "warn",
 } as const satisfies Required<ListenOptions>;
 
 export interface RunningServer {

@@ -1,7 +1,8 @@
 // Owns: how a failure looks from outside: a status, and OpenAI's error body. Every route, Fastify's own refusals included,
 // answers through here. Refuses to tell callers anything about a fault that is ours but the request's id.
-import type { FastifyError } from "fastify";
+import type { FastifyError, FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
+import { log } from "../base/log.js";
 
 export interface Failure {
   readonly status: number;
@@ -75,4 +76,10 @@ function errorType(status: number): string {
   if (status === 429) return "rate_limit_error";
   if (status === 401) return "authentication_error";
   return status < 500 ? "invalid_request_error" : "server_error";
+}
+
+/** What the caller is not told. */
+export function logFault(request: FastifyRequest, cause: unknown): void {
+  const stack = cause instanceof Error ? (cause.stack ?? cause.message) : String(cause);
+  log.error(`${request.method} ${request.url} failed: ${stack}`, { id: request.id });
 }

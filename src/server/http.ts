@@ -4,17 +4,15 @@
 import { randomUUID } from "node:crypto";
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
+import { log } from "../base/log.js";
 import { guard } from "./auth.js";
-import { errorBody, failureOf } from "./errors.js";
+import { errorBody, failureOf, logFault } from "./errors.js";
 import { ClientGone, sendFailure } from "./stream.js";
 import { explainInvalid, type ValidationIssue } from "./validation.js";
-
-export type LogLevel = "silent" | "error" | "warn" | "info" | "debug";
 
 export interface HttpOptions {
   readonly apiKeys: readonly string[];
   readonly maxBodyBytes: number;
-  readonly logLevel: LogLevel;
 }
 
 /** What callers may send as x-request-id: it is echoed and logged. */
@@ -23,7 +21,8 @@ const validRequestId = /^[\x21-\x7e]{1,128}$/;
 export function createHttp(options: HttpOptions): FastifyInstance {
   const app = Fastify({
     bodyLimit: options.maxBodyBytes,
-    logger: options.logLevel === "silent" ? false : { level: options.logLevel, stream: process.stderr },
+    logger: false,
+    requestTimeout: 120_000,
     // A model's id may contain slashes and be long.
     routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: true },
     requestIdHeader: false,
@@ -43,6 +42,7 @@ export function createHttp(options: HttpOptions): FastifyInstance {
   app.addHook("onRequest", async (request, reply) => {
     reply.header("x-request-id", request.id);
   });
+  app.addHook("onResponse", async (request, reply) => logRequest(request, reply));
   guard(app, options.apiKeys);
   app.addHook("preValidation", async (request) => {
     request.body = withoutNulls(request.body);
@@ -72,8 +72,15 @@ function fail(error: unknown, request: FastifyRequest, reply: FastifyReply): voi
       ? explainInvalid(error.issues, request.routeOptions.schema?.body, request.body)
       : error;
   const failure = failureOf(cause, request.id);
-  if (failure.status >= 500) request.log.error(cause);
+  if (failure.status === 500) logFault(request, cause);
   sendFailure(reply, failure);
+}
+
+function logRequest(request: FastifyRequest, reply: FastifyReply): void {
+  log.info(`${request.method} ${request.url} ${reply.raw.statusCode}`, {
+    ms: Math.round(reply.elapsedTime),
+    id: request.id,
+  });
 }
 
 /** null says the same as leaving the field out, in every API that we speak. */

@@ -2,7 +2,7 @@
 // code), comments that keep proxies from closing it through a long prefill, and back-pressure: a reader that takes
 // nothing for too long is cut off, and its request is aborted.
 import type { FastifyReply, FastifyRequest } from "fastify";
-import { errorBody, type Failure, failureOf } from "./errors.js";
+import { errorBody, type Failure, failureOf, logFault } from "./errors.js";
 
 export interface StreamTimes {
   /** A comment is sent when nothing else has been for so long. */
@@ -48,6 +48,7 @@ export class EventStream {
   /** Before the first event: a plain error answer with its status. After it: an error event, then the end. */
   async fail(error: unknown): Promise<void> {
     const failure: Failure = failureOf(error, this.request.id);
+    if (failure.status === 500 && !(error instanceof ClientGone)) logFault(this.request, error);
     if (!this.opened) {
       clearInterval(this.timer);
       sendFailure(this.reply, failure);

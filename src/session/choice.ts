@@ -4,7 +4,8 @@
 //   given out      ^^^^^^^^^^^^^^^^^^                  what follows is held back while it may become a stop string
 //   tokens         a token goes out with the first of its text; the rest wait in `pending`
 import type { TokenLogprobs } from "../engine/types.js";
-import type { StopMatcher, TextStream } from "./needs.js";
+import type { StopMatcher } from "../text/stop.js";
+import type { TextStream } from "./needs.js";
 import type { DeltaToken } from "./types.js";
 
 export interface Piece {

@@ -21,7 +21,8 @@ export interface TextTokenizer {
   /** bos: put the model's first token before it, where it has one. special: spelled-out special tokens become ids. */
   encode(text: string, options: { bos?: boolean; special?: boolean }): Int32Array;
   tokenBytes(id: number): Uint8Array;
-  detokenizer(options: { skipSpecial: boolean }): TextStream;
+  /** whole: the ids are a text from its beginning, not the continuation of one. */
+  detokenizer(options: { skipSpecial: boolean; whole?: boolean }): TextStream;
 }
 
 /** Gives whole characters only. */
@@ -39,9 +40,4 @@ export interface TextTemplate {
       addGenerationPrompt: boolean;
     },
   ): Int32Array;
-}
-
-export interface StopMatcher {
-  push(text: string): { text: string; stop?: string };
-  flush(): string;
 }

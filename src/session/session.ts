@@ -3,9 +3,9 @@
 // hears of it, with a UserError. Holds no state between requests.
 import { UserError } from "../base/errors.js";
 import type { GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
+import { StopMatcher } from "../text/stop.js";
 import { ChoiceText } from "./choice.js";
 import type { Generator, TextModel } from "./needs.js";
-import { StopMatcher } from "./stop-temporary.js";
 import type { ChatJob, ChatMessage, Delta } from "./types.js";
 
 /** A job that can run. */
@@ -65,13 +65,16 @@ export class Session {
 
   /** Ends every choice with one finish delta. An early return of the caller aborts the request. */
   async *deltas({ job, request }: Prepared, signal?: AbortSignal): AsyncGenerator<Delta> {
+    if (signal?.aborted) {
+      yield* aborted(request);
+      return;
+    }
     const choices = Array.from({ length: request.n }, () => this.choiceText(job));
     const stopIds = new Set(request.stopIds);
     const shownStopIds = new Set(job.includeStop ? job.stopIds : []);
     const abort = () => this.engine.abort(request.id);
     let open = request.n;
     const events = this.engine.generate(request);
-    if (signal?.aborted) abort();
     signal?.addEventListener("abort", abort, { once: true });
     try {
       for await (const event of events) {
@@ -113,7 +116,7 @@ export class Session {
   /** Ids to text; special tokens give none unless asked for. */
   detokenize(ids: Iterable<number>, options: { special?: boolean } = {}): string {
     const { tokenizer } = this.needText("ids", "There is no text for its ids.");
-    const detokenizer = tokenizer.detokenizer({ skipSpecial: !(options.special ?? false) });
+    const detokenizer = tokenizer.detokenizer({ skipSpecial: !(options.special ?? false), whole: true });
     let text = "";
     for (const id of ids) text += detokenizer.push(id);
     return text + detokenizer.flush();
@@ -121,7 +124,7 @@ export class Session {
 
   /** A prompt's text and where in it (UTF-16 units) each token's begins; special tokens give none. */
   decodePrompt(ids: Int32Array): { text: string; offsets: number[] } {
-    const detokenizer = this.text?.tokenizer.detokenizer({ skipSpecial: true });
+    const detokenizer = this.text?.tokenizer.detokenizer({ skipSpecial: true, whole: true });
     const offsets: number[] = [];
     let text = "";
     for (const id of ids) {
@@ -139,7 +142,9 @@ export class Session {
   private promptIds(job: ChatJob): Int32Array {
     const given = [job.messages, job.prompt, job.promptIds].filter((input) => input !== undefined).length;
     if (given !== 1) throw new UserError("Give exactly one of messages, a prompt and a prompt's token ids.");
-    const ids = job.promptIds ?? (job.messages ? this.renderChat(job, job.messages) : this.encodePrompt(job.prompt!));
+    const ids =
+      job.promptIds ??
+      (job.messages ? this.renderChat(job, job.messages) : this.encodePrompt(job.prompt!, job.parseSpecial));
     if (ids.length === 0) {
       throw new UserError("The prompt is empty, and this model has no token to begin from; give at least one token.", {
         code: "empty_prompt",
@@ -149,9 +154,9 @@ export class Session {
     return ids;
   }
 
-  private encodePrompt(prompt: string): Int32Array {
+  private encodePrompt(prompt: string, special = false): Int32Array {
     const { tokenizer } = this.needText("prompt", "Give the prompt as token ids (prompt: [1, 2, 3]).");
-    return tokenizer.encode(prompt, { bos: true, special: false });
+    return tokenizer.encode(prompt, { bos: true, special });
   }
 
   private renderChat(job: ChatJob, messages: readonly ChatMessage[]): Int32Array {
@@ -201,6 +206,13 @@ export class Session {
       param,
     });
   }
+}
+
+/** Before anything began. */
+function* aborted({ n, promptIds }: GenerateRequest): Iterable<Delta> {
+  const none = { queueMs: 0, promptMs: 0, generationMs: 0, cachedTokens: 0, generatedTokens: 0 };
+  const timings = { ...none, promptTokens: promptIds.length };
+  for (let index = 0; index < n; index++) yield { type: "finish", index, reason: "abort", tokens: [], timings };
 }
 
 function finish(event: TokenEvent & { type: "finish" }, choice: ChoiceText): Delta {

@@ -37,6 +37,8 @@ export interface ChatJob {
   /** Ends the rendered messages with the opening of an answer; true unless said. */
   readonly addGenerationPrompt?: boolean;
   readonly prompt?: string;
+  /** Spellings of special tokens in `prompt` become those tokens; otherwise they stay text. False unless said. */
+  readonly parseSpecial?: boolean;
   readonly promptIds?: Int32Array;
   readonly n: number;
   readonly sampling: SamplingParams;

@@ -28,7 +28,7 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
   const session = new Session(engine, options.text === null ? undefined : (options.text ?? byteText));
   const queue = new QueueLimit(maxSequences, options.maxWaiting ?? 64);
   const model = { id: "tiny", created: 1, session, queue, fingerprint: fingerprint("tiny") };
-  const server = await listen([model], { logLevel: "silent", ...options, port: 0 });
+  const server = await listen([model], { ...options, port: 0 });
   const client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
   const post = (path: string, body: unknown, headers: Record<string, string> = {}) =>
     fetch(server.url + path, {

@@ -44,6 +44,7 @@ export function completionJobs(body: CompletionRequest): ChatJob[] {
   }
   const common = {
     ...sharedJob(body),
+    parseSpecial: body.parse_special ?? false,
     maxTokens: body.max_tokens ?? defaultMaxTokens,
     logprobs: body.logprobs,
     promptLogprobs: echo ? body.logprobs : undefined,

@@ -75,7 +75,6 @@ export async function respondStream(
       if (includeUsage) await stream.send({ ...head, choices: [], usage: usage.total() });
       await stream.done();
     } catch (error) {
-      if (!(error instanceof ClientGone)) request.log.warn(error);
       await stream.fail(error);
     }
   });

@@ -182,6 +182,8 @@ export const CompletionBody = Type.Object(
     max_tokens: integer(0, largest),
     logprobs: integer(0, 5),
     echo: flag(),
+    // Spelled-out special tokens in a text prompt become those tokens; they stay text unless asked for.
+    parse_special: flag(),
     best_of: integer(1, 128),
     suffix: Type.Optional(Type.String({ maxLength: 0, description: "empty (other values are not supported)" })),
   },
