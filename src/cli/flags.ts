@@ -2,6 +2,7 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { KvDType } from "../device/device.js";
 import type { SamplingParams } from "../engine/types.js";
+import type { SamplingDefaults } from "../session/defaults.js";
 import { randomSeed, seedBits } from "../session/sampling.js";
 
 /** Throws what commander prints as a wrong command line. */
@@ -41,14 +42,7 @@ export function addDeviceFlags(command: Command): Command {
     .addOption(new Option("--kv-dtype <type>", "number format of the KV cache").choices(["f16", "bf16", "f32"]));
 }
 
-export interface SamplingFlags {
-  readonly temperature: number;
-  readonly topK: number;
-  readonly topP: number;
-  readonly minP: number;
-  readonly repetitionPenalty: number;
-  readonly frequencyPenalty: number;
-  readonly presencePenalty: number;
+export interface SamplingFlags extends Partial<SamplingDefaults> {
   readonly seed?: bigint;
 }
 
@@ -59,18 +53,32 @@ function seedOf(text: string): bigint {
 
 export function addSamplingFlags(command: Command): Command {
   return command
-    .option("--temperature <t>", "0: always the most likely token", numberIn(0, 100), 0.7)
-    .option("--top-k <n>", "draw from the n most likely tokens; 0: no limit", wholeNumber(0), 40)
-    .option("--top-p <p>", "draw from the most likely tokens that make up p", numberIn(1e-9, 1), 0.95)
-    .option("--min-p <p>", "drop tokens less likely than p times the best", numberIn(0, 1), 0.05)
-    .option("--repetition-penalty <f>", "divides what has come before; 1: off", numberIn(1e-3, 100), 1.1)
-    .option("--frequency-penalty <f>", "subtracts, by count", numberIn(-2, 2), 0)
-    .option("--presence-penalty <f>", "subtracts, once", numberIn(-2, 2), 0)
+    .option(
+      "--temperature <t>",
+      "0: always the most likely token (these: by default what the model's files say)",
+      numberIn(0, 100),
+    )
+    .option("--top-k <n>", "draw from the n most likely tokens; 0: no limit", wholeNumber(0))
+    .option("--top-p <p>", "draw from the most likely tokens that make up p", numberIn(1e-9, 1))
+    .option("--min-p <p>", "drop tokens less likely than p times the best", numberIn(0, 1))
+    .option("--repetition-penalty <f>", "divides what has come before; 1: off", numberIn(1e-3, 100))
+    .option("--frequency-penalty <f>", "subtracts, by count", numberIn(-2, 2))
+    .option("--presence-penalty <f>", "subtracts, once", numberIn(-2, 2))
     .option("--seed <n>", "the same seed draws the same answer (default: a fresh one)", seedOf);
 }
 
-export function samplingOf(flags: SamplingFlags): SamplingParams {
+/** defaults: what the model wants where no flag says otherwise. */
+export function samplingOf(flags: SamplingFlags, defaults: SamplingDefaults): SamplingParams {
   const { temperature, topK, topP, minP, repetitionPenalty, frequencyPenalty, presencePenalty } = flags;
-  const penalties = { repetitionPenalty, frequencyPenalty, presencePenalty };
-  return { temperature, topK, topP, minP, ...penalties, seed: flags.seed ?? randomSeed(), logitBias: [] };
+  return {
+    temperature: temperature ?? defaults.temperature,
+    topK: topK ?? defaults.topK,
+    topP: topP ?? defaults.topP,
+    minP: minP ?? defaults.minP,
+    repetitionPenalty: repetitionPenalty ?? defaults.repetitionPenalty,
+    frequencyPenalty: frequencyPenalty ?? defaults.frequencyPenalty,
+    presencePenalty: presencePenalty ?? defaults.presencePenalty,
+    seed: flags.seed ?? randomSeed(),
+    logitBias: [],
+  };
 }

@@ -123,8 +123,9 @@ export class Scheduler {
       while (!this.fits(sequence)) {
         const worst = this.worst(this.running);
         if (!worst || worst.request.priority <= sequence.request.priority) {
-          if (this.running.length > 0 || this.freeSlots.length === 0) return this.forgetPrefix(sequence);
-          break; // alone it fits for sure: others' pages come back as it needs them
+          if (this.running.length === 0 && this.freeSlots.length > 0) break; // alone it fits, once idle holders give way
+          this.forgetPrefix(sequence);
+          return;
         }
         this.preempt(worst);
       }

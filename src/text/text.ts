@@ -3,7 +3,7 @@ import { FormatError, UserError } from "../base/errors.js";
 import type { CheckpointMeta, HuggingFaceFiles, MetaValue } from "../formats/checkpoint.js";
 import { ChatTemplate, type ChatTemplateSource } from "./chat.js";
 import { tokenizerFromGguf } from "./gguf-tokenizer.js";
-import { tokenizerFromHuggingFace } from "./huggingface-tokenizer.js";
+import { tokenizerFromHuggingFace, tokenSpellings } from "./huggingface-tokenizer.js";
 import type { Tokenizer } from "./tokenizer.js";
 
 export interface TextModel {
@@ -77,17 +77,6 @@ function ownSpellings(tokenizer: Tokenizer): Record<string, string> {
   const ids = { bos_token: tokenizer.bosId, eos_token: tokenizer.eosId, unk_token: tokenizer.unknownId };
   for (const [name, id] of Object.entries({ ...ids, pad_token: tokenizer.padId })) {
     if (id !== undefined) spellings[name] = tokenizer.tokenOf(id);
-  }
-  return spellings;
-}
-
-/** bos_token and the like as the files name them: a text or an object with its content. */
-export function tokenSpellings(files: HuggingFaceFiles): Record<string, string> {
-  const spellings: Record<string, string> = {};
-  for (const [name, value] of Object.entries({ ...files.specialTokensMap, ...files.tokenizerConfig })) {
-    if (!name.endsWith("_token") || value === null) continue;
-    const content = typeof value === "object" ? (value as { content?: unknown }).content : value;
-    if (typeof content === "string") spellings[name] = content;
   }
   return spellings;
 }

@@ -37,7 +37,7 @@ afterEach(async () => {
   rmSync(home, { recursive: true, force: true });
 });
 
-/** The hub's address is read from the environment when the module loads: pulls run in the real command. */
+/** The real command, with the local server as its hub. */
 const pull = (model: string, env: Record<string, string> = {}) =>
   millrace(["pull", model, "--json"], { env: { ...childEnv(), ...env } });
 
