@@ -93,7 +93,7 @@ function pageTable(entries: readonly Entry[], g: number): PageTable {
     first[s] = sequence.held[g].first;
   });
   const ids = new Int32Array(start[entries.length]);
-  entries.forEach(({ sequence }, s) => ids.set(sequence.held[g].ids, start[s]));
+  for (const [s, { sequence }] of entries.entries()) ids.set(sequence.held[g].ids, start[s]);
   return { start, first, ids };
 }
 
@@ -160,7 +160,7 @@ function joined(lists: readonly Int32Array[]): [start: Int32Array, ids: Int32Arr
     start[i + 1] = start[i] + list.length;
   });
   const ids = new Int32Array(start[lists.length]);
-  lists.forEach((list, i) => ids.set(list, start[i]));
+  for (const [i, list] of lists.entries()) ids.set(list, start[i]);
   return [start, ids];
 }
 

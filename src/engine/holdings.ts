@@ -164,7 +164,9 @@ export class Holdings {
   /** Every page is used, cached or free, and the sequences account for every reference of a used one. */
   check(live: Iterable<readonly Held[]>): void {
     const holders = this.pools.map(() => new Set<number>());
-    for (const held of live) held.forEach(({ ids }, g) => ids.forEach((id) => holders[g].add(id)));
+    for (const held of live) {
+      for (const [g, { ids }] of held.entries()) for (const id of ids) holders[g].add(id);
+    }
     this.pools.forEach((pool, g) => {
       pool.check();
       const used = pool.numPages - pool.available;

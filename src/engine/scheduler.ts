@@ -123,8 +123,9 @@ export class Scheduler {
       while (!this.fits(sequence)) {
         const worst = this.worst(this.running);
         if (!worst || worst.request.priority <= sequence.request.priority) {
-          if (this.running.length > 0 || this.freeSlots.length === 0) return this.forgetPrefix(sequence);
-          break; // alone it fits for sure: others' pages come back as it needs them
+          if (this.running.length === 0 && this.freeSlots.length > 0) break; // alone it fits, once idle holders give way
+          this.forgetPrefix(sequence);
+          return;
         }
         this.preempt(worst);
       }
@@ -202,8 +203,11 @@ export class Scheduler {
     const last = s.promptLength - 1;
     if (s.computed < last && s.computed + tokens > last && hasFollowers(s)) tokens = last - s.computed;
     if (this.prefixCache && this.holdings.hasStates) {
-      const end = s.computed + tokens;
-      const boundary = end - (end % this.holdings.pageTokens);
+      const { pageTokens } = this.holdings;
+      // the same prompt again begins from its last page boundary but one token
+      const again = last - (last % pageTokens);
+      const end = s.computed < again ? Math.min(again, s.computed + tokens) : s.computed + tokens;
+      const boundary = end - (end % pageTokens);
       if (boundary > s.computed) tokens = boundary - s.computed;
     }
     return tokens;

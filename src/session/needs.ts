@@ -4,7 +4,8 @@ import type { ChatMessage, Tool } from "./types.js";
 
 export interface Generator {
   readonly limits: ModelLimits;
-  generate(request: GenerateRequest): AsyncIterable<TokenEvent>;
+  /** The signal ends all of its choices, as does leaving the iteration; each ends with one finish event. */
+  generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterable<TokenEvent>;
   /** Ends a choice, or all of a request's; each still gets its finish event. */
   abort(id: string, index?: number): void;
 }

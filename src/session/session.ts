@@ -18,6 +18,8 @@ export class Session {
   constructor(
     readonly engine: Generator,
     readonly text: TextModel | undefined,
+    /** What ends an answer where there is no tokenizer to say. */
+    private readonly endIds: readonly number[] = [],
   ) {}
 
   get limits(): ModelLimits {
@@ -44,7 +46,7 @@ export class Session {
         param: "min_tokens",
       });
     }
-    const endIds = job.ignoreEos ? [] : (this.text?.tokenizer.endIds ?? []);
+    const endIds = job.ignoreEos ? [] : (this.text?.tokenizer.endIds ?? this.endIds);
     return {
       job,
       request: {
@@ -72,39 +74,29 @@ export class Session {
     const choices = Array.from({ length: request.n }, () => this.choiceText(job));
     const stopIds = new Set(request.stopIds);
     const shownStopIds = new Set(job.includeStop ? job.stopIds : []);
-    const abort = () => this.engine.abort(request.id);
-    let open = request.n;
-    const events = this.engine.generate(request);
-    signal?.addEventListener("abort", abort, { once: true });
-    try {
-      for await (const event of events) {
-        if (event.type === "start") {
-          const { cachedTokens, promptLogprobs } = event;
-          yield { type: "start", promptIds: request.promptIds, cachedTokens, promptLogprobs };
-          continue;
-        }
-        const { index } = event;
-        const choice = choices[index];
-        if (event.type === "token") {
-          // Tokens that were on their way when a stop string was found.
-          if (choice.stop !== undefined) continue;
-          if (stopIds.has(event.id) && !shownStopIds.has(event.id)) {
-            choice.pushSilent(event.id, event.logprobs);
-            continue;
-          }
-          const piece = choice.push(event.id, event.logprobs);
-          if (piece.text !== "" || piece.tokens.length > 0) yield { type: "content", index, ...piece };
-          if (choice.stop !== undefined) this.engine.abort(request.id, index);
-          continue;
-        }
-        open -= 1;
-        const piece = choice.flush();
-        if (piece.text !== "" || piece.tokens.length > 0) yield { type: "content", index, ...piece };
-        yield finish(event, choice);
+    for await (const event of this.engine.generate(request, signal)) {
+      if (event.type === "start") {
+        const { cachedTokens, promptLogprobs } = event;
+        yield { type: "start", promptIds: request.promptIds, cachedTokens, promptLogprobs };
+        continue;
       }
-    } finally {
-      signal?.removeEventListener("abort", abort);
-      if (open > 0) abort();
+      const { index } = event;
+      const choice = choices[index];
+      if (event.type === "token") {
+        // Tokens that were on their way when a stop string was found.
+        if (choice.stop !== undefined) continue;
+        if (stopIds.has(event.id) && !shownStopIds.has(event.id)) {
+          choice.pushSilent(event.id, event.logprobs);
+          continue;
+        }
+        const piece = choice.push(event.id, event.logprobs);
+        if (piece.text !== "" || piece.tokens.length > 0) yield { type: "content", index, ...piece };
+        if (choice.stop !== undefined) this.engine.abort(request.id, index);
+        continue;
+      }
+      const piece = choice.flush();
+      if (piece.text !== "" || piece.tokens.length > 0) yield { type: "content", index, ...piece };
+      yield finish(event, choice);
     }
   }
 

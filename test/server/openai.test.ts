@@ -1,7 +1,14 @@
 // The OpenAI routes over a real socket with OpenAI's own client, on a scripted engine.
-import { afterEach, describe, expect, it } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { eos, ids, letters, type Script, tokenBytes } from "../session/fakes.js";
 import { type Rig, type RigOptions, rig, until } from "./support.js";
+
+// The plain one is shared: it takes a while to start.
+let plain: Rig;
+beforeAll(async () => {
+  plain = await rig();
+});
+afterAll(() => plain.server.close());
 
 const open: Rig[] = [];
 const start = async (options?: RigOptions) => {
@@ -122,7 +129,7 @@ describe("chat completions", () => {
   });
 
   it("reports token ids on request, those of the end included", async () => {
-    const { client } = await start();
+    const { client } = plain;
     const body = { model: "tiny", messages, return_token_ids: true };
     const whole = (await client.chat.completions.create(body)) as unknown as {
       prompt_token_ids: number[];
@@ -139,7 +146,7 @@ describe("chat completions", () => {
   });
 
   it("takes a conversation with tools' calls and answers in it", async () => {
-    const { client } = await start();
+    const { client } = plain;
     const call = { id: "c1", type: "function" as const, function: { name: "f", arguments: "{}" } };
     const answer = await client.chat.completions.create({
       model: "tiny",
@@ -154,7 +161,7 @@ describe("chat completions", () => {
   });
 
   it("takes fields that spell out what happens anyway", async () => {
-    const { post } = await start();
+    const { post } = plain;
     const noOps = {
       audio: null,
       best_effort: null,
@@ -212,7 +219,7 @@ describe("chat completions", () => {
     ["a field of a message", { messages: [{ role: "user", content: "x", audio: {} }] }, "messages[0].audio", /not/],
     ["min_tokens", { min_tokens: 9, max_tokens: 8 }, "min_tokens", /9.*8/],
   ])("refuses %s by name", async (_name, fields, param, message) => {
-    const { post } = await start();
+    const { post } = plain;
     const answer = await post("/v1/chat/completions", { model: "tiny", messages, ...fields });
     expect(answer.status).toBe(400);
     const { error } = (await answer.json()) as {
@@ -284,7 +291,7 @@ describe("completions", () => {
   });
 
   it("begins an empty prompt with the model's first token, and refuses empty ids", async () => {
-    const { client } = await start();
+    const { client } = plain;
     const answer = await client.completions.create({ model: "tiny", prompt: "" });
     expect(answer.usage!.prompt_tokens).toBe(1);
     const none = client.completions.create({ model: "tiny", prompt: [] as number[] });
@@ -330,7 +337,7 @@ describe("completions", () => {
     ["nothing to do", { max_tokens: 0 }, "max_tokens"],
     ["chat's fields", { messages: [] }, "messages"],
   ])("refuses %s by name", async (_name, fields, param) => {
-    const { post } = await start();
+    const { post } = plain;
     const answer = await post("/v1/completions", { model: "tiny", prompt: "a", ...fields });
     expect(answer.status).toBe(400);
     expect(await answer.json()).toMatchObject({ error: { param } });
@@ -364,7 +371,7 @@ describe("a checkpoint without a tokenizer", () => {
 
 describe("models", () => {
   it("are listed and found; an unknown one is a 404 that names those there are", async () => {
-    const { client } = await start();
+    const { client } = plain;
     const list = await client.models.list();
     expect(list.data).toMatchObject([{ id: "tiny", object: "model", owned_by: "millrace" }]);
     expect((await client.models.retrieve("tiny")).id).toBe("tiny");
@@ -381,8 +388,13 @@ describe("an engine that dies", () => {
     engine.pace = 2;
     const stream = await client.chat.completions.create({ model: "tiny", messages, stream: true });
     const whole = client.chat.completions.create({ model: "tiny", messages });
+    await until(() => engine.running === 2);
     const seen = (async () => {
-      for await (const chunk of stream) if (chunk.choices[0].delta.content) setTimeout(() => engine.die(), 20);
+      let tokens = 0;
+      for await (const chunk of stream) {
+        if (chunk.choices[0].delta.content) tokens += 1;
+        if (tokens === 5) engine.die();
+      }
     })();
     await Promise.all([
       expect(seen).rejects.toThrow(/process ended/),

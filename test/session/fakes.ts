@@ -126,7 +126,7 @@ export class FakeEngine implements Generator {
     return this.live.size;
   }
 
-  async *generate(request: GenerateRequest): AsyncGenerator<TokenEvent> {
+  async *generate(request: GenerateRequest, signal?: AbortSignal): AsyncGenerator<TokenEvent> {
     const queue: TokenEvent[] = [];
     let wake = () => {};
     const push = (event: TokenEvent) => {
@@ -137,13 +137,19 @@ export class FakeEngine implements Generator {
     const running = { request, push, positions: new Array(request.n).fill(0), open, started: false };
     this.live.set(request.id, running);
     this.schedule();
-    let finished = 0;
-    while (finished < request.n) {
-      if (queue.length === 0) await new Promise<void>((resolve) => (wake = resolve));
-      for (const event of queue.splice(0)) {
-        if (event.type === "finish") finished += 1;
-        yield event;
+    const abort = () => this.abort(request.id);
+    signal?.addEventListener("abort", abort, { once: true });
+    try {
+      for (let finished = 0; finished < request.n; ) {
+        if (queue.length === 0) await new Promise<void>((resolve) => (wake = resolve));
+        for (const event of queue.splice(0)) {
+          if (event.type === "finish") finished += 1;
+          yield event;
+        }
       }
+    } finally {
+      signal?.removeEventListener("abort", abort);
+      if (open.size > 0) abort();
     }
   }
 

@@ -16,7 +16,7 @@ beforeAll(async () => {
   checkpoint = await openCheckpoint(smollm2());
   session = new Session(engine, loadText(checkpoint.meta));
 });
-afterAll(() => checkpoint.close());
+afterAll(() => checkpoint?.close());
 
 const base = { n: 1, sampling: { ...plainSampling, seed: 0n }, minTokens: 0, stop: [] as string[], stopIds: [] };
 const common = { ...base, includeStop: false, ignoreEos: false, priority: 0 };

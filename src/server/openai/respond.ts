@@ -104,6 +104,10 @@ async function* merged(
   signal: AbortSignal,
 ): AsyncGenerator<{ promptIndex: number; delta: Delta }> {
   const streams = prepared.map((one) => checked(session.deltas(one, signal)));
+  if (streams.length === 1) {
+    for await (const delta of streams[0]) yield { promptIndex: 0, delta };
+    return;
+  }
   const next = (promptIndex: number) => streams[promptIndex].next().then((result) => ({ promptIndex, result }));
   const waiting = new Map(streams.map((_, promptIndex) => [promptIndex, next(promptIndex)]));
   try {
