@@ -26,7 +26,7 @@ export interface OddModel {
 }
 
 export function writeOddGguf(path: string, o: OddModel): void {
-  writeGguf(path, { meta: metadata(o), tensors: oddTensors(o) });
+  writeGguf(path, { meta: oddMetadata(o), tensors: oddTensors(o) });
 }
 
 export function oddTensors(o: OddModel): TensorInput[] {
@@ -64,7 +64,7 @@ export function oddTensors(o: OddModel): TensorInput[] {
   return tensors;
 }
 
-function metadata(o: OddModel): Record<string, MetaInput> {
+export function oddMetadata(o: OddModel): Record<string, MetaInput> {
   const { architecture = "llama", layers = 2, hidden = 256, feedForward = 512, heads, kvHeads, headDim } = o;
   const own: Record<string, MetaInput> = {
     context_length: 512,
