@@ -82,7 +82,7 @@ function sources() {
   const names = readdirSync(sourceDir).sort();
   const read = (name) => readFileSync(join(sourceDir, name), "utf8");
   return {
-    units: names.filter((n) => n.endsWith(".cpp") && n !== "probe.cpp"),
+    units: names.filter((n) => n.endsWith(".cpp") && n !== "probe.cpp" && !n.startsWith("bench_")),
     headers: names.filter((n) => n.endsWith(".h")).map((n) => n + "\n" + read(n)),
     read,
   };
