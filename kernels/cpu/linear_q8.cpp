@@ -1,52 +1,10 @@
-// Owns: y = x · Wᵀ for the block formats, over int8 activations.
-//
-// Every output is one sequence of f32 operations, whatever the shape of the call: for each 32 values in order
-//   y = fma(float(Σ (q − centre) · x), scale · x_scale, y),   and with a min   y = fma(min, x_sum, y).
-// The sums are exact integers, so the kernels below may do them in any order.
+// Owns: y = x · Wᵀ for the block formats over a few tokens, straight from the packed codes: bound by memory. More tokens
+// go to linear_panel.cpp.
 #include <algorithm>
-#include "linear_layout.h"
-#include "linear_simd.h"
+#include "linear_block.h"
 
 namespace mr {
 namespace {
-
-template <class L>
-constexpr bool halves = L::scales == Scales::int8;
-template <class L>
-constexpr bool split = L::bits == 8 && split_bytes;
-// Integer accumulators a token: two where the halves have scales of their own or the codes go as two nibbles.
-template <class L>
-constexpr int accumulators = halves<L> || split<L> ? 2 : 1;
-
-template <class L>
-inline void dot_begin(dot a[], const ActBlock& x) {
-  if constexpr (halves<L>) {
-    // int16 pairs subtract lane by lane: no borrow may cross.
-    a[0] = dot_centre(x.first_sums, centre<L>);
-    const int32_t rest = split_bytes ? int32_t((uint32_t(x.sums) & 0xffff0000u) - (uint32_t(x.first_sums) & 0xffff0000u)) |
-                                           ((x.sums - x.first_sums) & 0xffff)
-                                     : x.sums - x.first_sums;
-    a[1] = dot_centre(rest, centre<L>);
-  } else if constexpr (split<L>) {
-    a[0] = dot_zero();
-    a[1] = dot_centre(x.sums, 8);
-  } else {
-    a[0] = centre<L> ? dot_centre(x.sums, centre<L>) : dot_zero();
-  }
-}
-
-template <class L>
-inline void dot_finish(const dot a[], const SubScales& w, const ActBlock& x, vf& y) {
-  vi sum;
-  if constexpr (halves<L>)
-    sum = iadd32(dot_end(a[0], w.half[0]), dot_end(a[1], w.half[1]));
-  else if constexpr (split<L>)
-    sum = iadd32(dot_end(a[0]), dot_end(a[1], iset32(16 << 16 | 16)));
-  else
-    sum = dot_end(a[0]);
-  y = vfma(to_vf(sum), vmul(w.scale, vset(x.scale)), y);
-  if constexpr (L::has_min) y = vfma(w.min, vset(x.sum), y);
-}
 
 // Straight from the packed codes: one group, T tokens (rows of `blocks` records from x on), y[t] its R outputs.
 template <class L, int T>
@@ -103,14 +61,16 @@ void direct_groups(const RunArgs& a, int t, int64_t group_bytes) {
 }  // namespace
 
 void run_q8(const RunArgs& a) {
+  if (a.t1 - a.t0 > 4) return run_panels(a);
   const int64_t group_bytes = linear_group_bytes(a.w.type, a.w.cols);
   for_block_format(a.w.type, [&]<Storage S>() {
     using L = Layout<S>;
-    int t = a.t0;
-    for (; t + 4 <= a.t1; t += 4) direct_groups<L, 4>(a, t, group_bytes);
-    if (a.t1 - t == 3) direct_groups<L, 3>(a, t, group_bytes);
-    if (a.t1 - t == 2) direct_groups<L, 2>(a, t, group_bytes);
-    if (a.t1 - t == 1) direct_groups<L, 1>(a, t, group_bytes);
+    switch (a.t1 - a.t0) {
+      case 4: return direct_groups<L, 4>(a, a.t0, group_bytes);
+      case 3: return direct_groups<L, 3>(a, a.t0, group_bytes);
+      case 2: return direct_groups<L, 2>(a, a.t0, group_bytes);
+      case 1: return direct_groups<L, 1>(a, a.t0, group_bytes);
+    }
   });
 }
 
