@@ -7,7 +7,7 @@ import type { ModelLimits } from "./engine/types.js";
 import { openCheckpoint } from "./formats/open.js";
 import type { LoadSpec } from "./host/load.js";
 import { workerCarrier } from "./host/worker.js";
-import { type SamplingDefaults, samplingDefaults } from "./session/defaults.js";
+import { configuredEndIds, type SamplingDefaults, samplingDefaults } from "./session/defaults.js";
 import { Generation } from "./session/generation.js";
 import { randomSeed, seedBits } from "./session/sampling.js";
 import { Session } from "./session/session.js";
@@ -129,7 +129,12 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
     const spec: LoadSpec = { path, device, threads, contextLength, kvDtype, maxSequences };
     const onLoad = onProgress && ((done: number, total: number) => onProgress("load", done, total));
     const engine = await EngineClient.open({ carrier: workerCarrier, spec, signal, onProgress: onLoad });
-    return new Model(name, new Session(engine, text), samplingDefaults(checkpoint.meta), () => engine.close());
+    return new Model(
+      name,
+      new Session(engine, text, configuredEndIds(checkpoint.meta)),
+      samplingDefaults(checkpoint.meta),
+      () => engine.close(),
+    );
   } finally {
     checkpoint.close();
   }

@@ -23,10 +23,10 @@ type Line =
 function readLine(prompt: string, history: string[]): Promise<Line> {
   return new Promise((resolve) => {
     const reader = createInterface({ input: process.stdin, output: process.stdout, prompt, history: [...history] });
+    // close() itself emits "close": what came first is the answer.
     const done = (line: Line) => {
-      reader.removeAllListeners();
-      reader.close();
       resolve(line);
+      reader.close();
     };
     reader.on("line", (text) => done({ kind: "line", text }));
     reader.on("SIGINT", () => {

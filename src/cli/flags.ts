@@ -22,6 +22,11 @@ export function numberIn(least: number, most: number): (text: string) => number 
   };
 }
 
+/** For options that may be given several times. */
+export function collect(text: string, before: readonly string[]): string[] {
+  return [...before, text];
+}
+
 export interface DeviceFlags {
   readonly device: "auto" | "cpu" | "reference";
   readonly threads?: number;

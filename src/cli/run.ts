@@ -7,6 +7,7 @@ import { figuresLine } from "./figures.js";
 import {
   addDeviceFlags,
   addSamplingFlags,
+  collect,
   type DeviceFlags,
   type SamplingFlags,
   samplingOf,
@@ -129,8 +130,4 @@ Examples:
   millrace run smollm2 --json --seed 7 "Tell me a joke."`,
     )
     .action(run);
-}
-
-function collect(text: string, before: readonly string[]): string[] {
-  return [...before, text];
 }

@@ -203,8 +203,11 @@ export class Scheduler {
     const last = s.promptLength - 1;
     if (s.computed < last && s.computed + tokens > last && hasFollowers(s)) tokens = last - s.computed;
     if (this.prefixCache && this.holdings.hasStates) {
-      const end = s.computed + tokens;
-      const boundary = end - (end % this.holdings.pageTokens);
+      const { pageTokens } = this.holdings;
+      // the same prompt again begins from its last page boundary but one token
+      const again = last - (last % pageTokens);
+      const end = s.computed < again ? Math.min(again, s.computed + tokens) : s.computed + tokens;
+      const boundary = end - (end % pageTokens);
       if (boundary > s.computed) tokens = boundary - s.computed;
     }
     return tokens;

@@ -29,10 +29,16 @@ export interface LoadSpec {
   /** Steps in flight; default 1 on a CPU, where a step is a call that returns when it is done. */
   readonly depth?: number;
   readonly deterministic?: boolean;
-  /** Of the memory that is free, after weights and workspace, what the KV pool may take; default 0.5. The pool never takes
-   *  more than maxSequences of the longest context need. */
+  /** Of the memory that is free after weights and workspace, what the KV pool may take; default a quarter, and up to three
+   *  quarters where a contextLength that was asked for needs them. */
   readonly cacheShare?: number;
 }
+
+// The pool has pages for one sequence of the whole context, or for maxSequences of `usualTokens`, whichever is more: a
+// small model does not take memory that it has no use for. Shares bound it on machines where that is much.
+const usualTokens = 2048;
+const usualShare = 0.25;
+const largestShare = 0.75;
 
 /** Tokens of one step at most: long prompts are read in chunks of this. */
 const maxTokens = 512;
@@ -74,16 +80,22 @@ export function planModel(
     depth: spec.depth ?? 1,
     deterministic: spec.deterministic ?? false,
     adapterSlots: 0,
-    maxPages: Math.ceil(contextLength / device.info.pageTokens) * maxSequences,
+    maxPages: Math.ceil(Math.max(contextLength, usualTokens * maxSequences) / device.info.pageTokens),
   };
   const whole = device.estimate(plan, limits);
   const fixed = whole.weights + whole.workspace;
-  const pool = Math.floor((free - fixed) * (spec.cacheShare ?? 0.5));
-  const fitted = { ...limits, memoryBytes: fixed + pool };
-  const memory = device.estimate(plan, fitted);
+  const within = (share: number) => {
+    const fitted = { ...limits, memoryBytes: fixed + Math.floor((free - fixed) * share) };
+    return { fitted, memory: device.estimate(plan, fitted) };
+  };
+  let { fitted, memory } = within(spec.cacheShare ?? usualShare);
+  if (asked !== undefined && spec.cacheShare === undefined && memory.maxContext < asked) {
+    ({ fitted, memory } = within(largestShare));
+  }
   if (asked !== undefined && memory.maxContext < asked) {
+    const pool = fitted.memoryBytes - fixed;
     throw new UserError(
-      `a context of ${asked} tokens does not fit: ${pool} bytes are left for the cache, which hold ${memory.maxContext} tokens`,
+      `a context of ${asked} tokens does not fit: ${pool} bytes are there for the cache, which hold ${memory.maxContext} tokens`,
       { code: "out_of_memory", param: "contextLength" },
     );
   }

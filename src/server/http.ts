@@ -2,6 +2,7 @@
 // answers to whatever is not a valid request (unknown path, wrong method, bad JSON). Knows no model. CORS headers are
 // never sent: a web page of another origin cannot call this server.
 import { randomUUID } from "node:crypto";
+import type { Socket } from "node:net";
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
@@ -36,6 +37,7 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     // Types are as JSON has them: "5" is not 5. Unknown fields are errors, never dropped.
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
     schemaErrorFormatter: (issues, dataVar) => new InvalidField(issues as ValidationIssue[], dataVar),
+    clientErrorHandler: refuseMalformed,
     frameworkErrors: (error, request, reply) => fail(error, request, reply),
   });
   app.removeContentTypeParser("text/plain");
@@ -87,6 +89,26 @@ function logRequest(request: FastifyRequest, reply: FastifyReply): void {
 function withoutNulls(body: unknown): unknown {
   if (body === null || typeof body !== "object" || Array.isArray(body)) return body;
   return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null));
+}
+
+/** What is not HTTP, or comes too slowly: there is no request to answer through. */
+function refuseMalformed({ code }: { code?: string }, socket: Socket): void {
+  if (code === "ECONNRESET" || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const [status, message] =
+    code === "HPE_HEADER_OVERFLOW"
+      ? ["431 Request Header Fields Too Large", "The request's headers are too large."]
+      : code === "ERR_HTTP_REQUEST_TIMEOUT"
+        ? ["408 Request Timeout", "The request did not arrive in time."]
+        : ["400 Bad Request", "What was sent is not an HTTP/1.1 request."];
+  const failure = { status: Number.parseInt(status, 10), message, param: null, code: "bad_request", retryAfter: null };
+  const body = JSON.stringify(errorBody(failure));
+  socket.end(
+    `HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  );
 }
 
 /** 404, or 405 with Allow where the path exists under another method. */

@@ -6,6 +6,7 @@ import { EngineClient } from "../engine/client.js";
 import { openCheckpoint } from "../formats/open.js";
 import type { LoadSpec } from "../host/load.js";
 import { processCarrier } from "../host/process.js";
+import { configuredEndIds } from "../session/defaults.js";
 import { Session } from "../session/session.js";
 import { loadText } from "../session/text.js";
 import { type PullReport, Store } from "../store/store.js";
@@ -96,7 +97,7 @@ async function load({ model, id }: ServeModel, options: ServeOptions): Promise<L
     const served = {
       id: servedId,
       created: Math.floor(Date.now() / 1000),
-      session: new Session(engine, text),
+      session: new Session(engine, text, configuredEndIds(checkpoint.meta)),
       queue: new QueueLimit(limits.maxSequences, options.maxWaiting ?? 256),
       fingerprint: fingerprint(checkpoint.label, checkpoint.fileBytes, limits.device, kvDtype ?? "default"),
     };

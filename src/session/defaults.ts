@@ -1,6 +1,6 @@
-// Owns: how a model wants to be sampled where the caller does not say: its own generation settings, where the file has
-// them (generation_config.json, or GGUF's general.sampling.*), over fixed values for where it has not. The library and the
-// command use these; OpenAI's routes do not (temperature 1 there).
+// Owns: what a model file says of generating beside its tokenizer. How it wants to be sampled where the caller does not
+// say: its own settings, where the file has them (generation_config.json, or GGUF's general.sampling.*), else fixed values;
+// the library and the command use these, OpenAI's routes do not (temperature 1 there). And its end tokens by number.
 
 import type { SamplingParams } from "../engine/types.js";
 import type { CheckpointMeta } from "../formats/checkpoint.js";
@@ -41,4 +41,13 @@ export function samplingDefaults(meta: CheckpointMeta): SamplingDefaults {
     if (typeof value === "number" && valid(value)) found[name] = value;
   }
   return Object.keys(found).length === 0 ? fallbackSampling : { ...plainSampling, ...found };
+}
+
+/** Ids that end an answer, for a checkpoint without a tokenizer to ask. */
+export function configuredEndIds(meta: CheckpointMeta): readonly number[] {
+  const said =
+    meta.kind === "gguf"
+      ? [meta.values.get("tokenizer.ggml.eos_token_id")]
+      : [meta.files.generationConfig?.eos_token_id, meta.files.config.eos_token_id].flat();
+  return [...new Set(said.filter((id): id is number => typeof id === "number" && Number.isInteger(id) && id >= 0))];
 }

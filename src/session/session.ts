@@ -18,6 +18,8 @@ export class Session {
   constructor(
     readonly engine: Generator,
     readonly text: TextModel | undefined,
+    /** What ends an answer where there is no tokenizer to say. */
+    private readonly endIds: readonly number[] = [],
   ) {}
 
   get limits(): ModelLimits {
@@ -44,7 +46,7 @@ export class Session {
         param: "min_tokens",
       });
     }
-    const endIds = job.ignoreEos ? [] : (this.text?.tokenizer.endIds ?? []);
+    const endIds = job.ignoreEos ? [] : (this.text?.tokenizer.endIds ?? this.endIds);
     return {
       job,
       request: {

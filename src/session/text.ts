@@ -1,5 +1,6 @@
 // Owns: the text side of one checkpoint as a session uses it: encoding prompts and conversations, streams of text, and
 // a token's bytes. Ids that the model can draw but the vocabulary does not name (padding rows) have no text.
+import { log } from "../base/log.js";
 import type { CheckpointMeta } from "../formats/checkpoint.js";
 import { type ChatTemplate, encodeChat, type TemplateMessage } from "../text/chat.js";
 import { Detokenizer } from "../text/detokenizer.js";
@@ -12,6 +13,7 @@ import type { ChatMessage } from "./types.js";
 export function loadText(meta: CheckpointMeta): TextModel | undefined {
   const { tokenizer, template } = createTextModel(meta);
   if (tokenizer === undefined) return undefined;
+  for (const warning of tokenizer.warnings) log.warn(warning);
   return { tokenizer: textTokenizer(tokenizer), template: template && textTemplate(tokenizer, template) };
 }
 

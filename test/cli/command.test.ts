@@ -18,7 +18,7 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(home, { recursive: true }));
 
-const commands = ["run", "pull", "list", "inspect", "bench", "tokenize", "render"];
+const commands = ["run", "serve", "pull", "list", "inspect", "bench", "tokenize", "render"];
 
 test("without arguments it shows its commands", async () => {
   const { code, stdout, stderr } = await run([]);

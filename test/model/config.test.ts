@@ -63,7 +63,7 @@ function shapeOf(plan: Plan): unknown {
   };
 }
 
-const families = ["llama-mha", "llama-gqa-llama3rope", "llama-mqa", "mistral-swa", "qwen2", "gemma3"];
+const families = ["llama-mha", "llama-gqa-llama3rope", "llama-mqa", "mistral-swa", "qwen2", "gemma3", "qwen3-moe"];
 
 describe("a GGUF and a folder of the same model", () => {
   test.each(families)("%s: the same plan and the same tokens", async (name) => {
@@ -158,6 +158,14 @@ test.each([
     /quantization_config/,
   ],
   ["experts in a dense family", "llama-mha", { num_local_experts: 8 }, /num_local_experts = 8 is not supported/],
+  ["dense layers among experts", "qwen3-moe", { mlp_only_layers: [1] }, /mlp_only_layers = \[1\]/],
+  ["shared experts", "qwen3-moe", { shared_expert_intermediate_size: 32 }, /shared_expert_intermediate_size = 32/],
+  [
+    "more experts a token than there are",
+    "qwen3-moe",
+    { num_experts_per_tok: 9 },
+    /experts a token must be a whole number from 1 to 8/,
+  ],
   ["a window in a family without", "llama-mha", { sliding_window: 128 }, /sliding_window is not supported for llama/],
   ["part of a head turned", "llama-mha", { partial_rotary_factor: 0.5 }, /partial_rotary_factor = 0.5/],
   ["capped logits", "qwen2", { final_logit_softcapping: 30 }, /final_logit_softcapping = 30/],

@@ -1,6 +1,7 @@
 // What surrounds the routes: refusals in OpenAI's shape, keys, limits, clients that go away or read slowly, and the end.
 import { request as httpRequest } from "node:http";
 import { connect } from "node:net";
+import fc from "fast-check";
 import OpenAI from "openai";
 import { afterEach, describe, expect, it } from "vitest";
 import { listen } from "../../src/server/app.js";
@@ -64,6 +65,67 @@ describe("refusals", () => {
     expect([remove.status, remove.headers.get("allow")]).toEqual([405, "GET"]);
     const broken = await fetch(`${server.url}/v1/models/%ff`);
     expect([broken.status, (await errorOf(broken)).code]).toEqual([400, "invalid_request"]);
+  });
+});
+
+describe("what is not a request", () => {
+  it("is answered in the same shape", async () => {
+    const { server } = await start();
+    const answer = await new Promise<string>((resolve, reject) => {
+      let text = "";
+      const socket = connect(server.port, "127.0.0.1", () => socket.write("NOT HTTP AT ALL\r\n\r\n"));
+      socket
+        .on("data", (data) => (text += data))
+        .on("end", () => resolve(text))
+        .on("error", reject);
+    });
+    expect(answer).toMatch(/^HTTP\/1\.1 400 /);
+    expect(JSON.parse(answer.split("\r\n\r\n")[1])).toMatchObject({ error: { type: "invalid_request_error" } });
+  });
+
+  it("is never the server's fault, whatever JSON comes", async () => {
+    const { post } = await start();
+    const value = fc.oneof(
+      fc.jsonValue({ maxDepth: 2 }),
+      fc.constantFrom<unknown>(0, -1, 1, 1e308, "", "tiny", true, null, [], {}, [[]], [{}], "\ud800"),
+    );
+    const fields = [
+      "prompt",
+      "messages",
+      "n",
+      "stop",
+      "logprobs",
+      "max_tokens",
+      "stream",
+      "seed",
+      "logit_bias",
+      "echo",
+    ];
+    const more = [
+      "temperature",
+      "top_p",
+      "stop_token_ids",
+      "tools",
+      "chat_template_kwargs",
+      "stream_options",
+      "__proto__",
+    ];
+    const body = fc.tuple(
+      fc.constantFrom("/v1/completions", "/v1/chat/completions"),
+      fc.boolean(),
+      fc.dictionary(fc.constantFrom(...fields, ...more), value, { maxKeys: 3 }),
+    );
+    await fc.assert(
+      fc.asyncProperty(body, async ([path, valid, changes]) => {
+        const base = !valid ? {} : path.includes("chat") ? chat : { model: "tiny", prompt: "a" };
+        const answer = await post(path, { ...base, ...changes });
+        expect([200, 400]).toContain(answer.status);
+        const text = await answer.text();
+        if (answer.status === 400) expect(JSON.parse(text).error.message).toMatch(/./);
+        expect(text).not.toMatch(/internal_error/);
+      }),
+      { numRuns: 300 },
+    );
   });
 });
 

@@ -2,7 +2,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { collect } from "../../src/session/collect.js";
-import { samplingDefaults } from "../../src/session/defaults.js";
+import { configuredEndIds, samplingDefaults } from "../../src/session/defaults.js";
 import { plainSampling } from "../../src/session/sampling.js";
 import { Session } from "../../src/session/session.js";
 import type { ChatJob, Delta } from "../../src/session/types.js";
@@ -136,6 +136,16 @@ describe("sampling defaults", () => {
     const values = new Map<string, number>([["general.sampling.temp", 0.3]]);
     expect(samplingDefaults({ kind: "gguf", values })).toEqual({ ...off, temperature: 0.3 });
     expect(samplingDefaults({ kind: "gguf", values: new Map() }).temperature).toBe(0.8);
+  });
+
+  it("and end tokens are read where there is no tokenizer", async () => {
+    const files = { config: { eos_token_id: [2, 7] }, generationConfig: { eos_token_id: 9 } };
+    expect(configuredEndIds({ kind: "huggingface", files })).toEqual([9, 2, 7]);
+    const session = new Session(new FakeEngine((_r, _i, position) => [5, 7, 6][position]), undefined, [7]);
+    const prompt = { prompt: undefined, promptIds: Int32Array.of(1), maxTokens: 3 };
+    expect((await collect(session.run(job(prompt)))).choices[0]).toMatchObject({ reason: "stop", stop: 7 });
+    const ignoring = (await collect(session.run(job({ ...prompt, ignoreEos: true })))).choices[0];
+    expect(ignoring.tokens.map(({ id }) => id)).toEqual([5, 7, 6]);
   });
 
   const off = { ...plainSampling };

@@ -1,5 +1,5 @@
 // Owns: a tiny Hugging Face checkpoint as a GGUF converter would write it, in memory: names, metadata, rows of q and k
-// reordered for an interleaved rope, 1 added to Gemma's norms, llama 3's rope scaling as a tensor of divisors.
+// reordered for an interleaved rope, 1 added to Gemma's norms, llama 3's rope scaling as a tensor of divisors, experts stacked.
 import { widenBf16 } from "../../src/base/half.js";
 import type { Checkpoint, MetaValue, TensorInfo } from "../../src/formats/checkpoint.js";
 
@@ -14,20 +14,30 @@ const moduleNames: readonly (readonly [RegExp, string])[] = [
   [/^model\.layers\.(\d+)\.pre_feedforward_layernorm/, "blk.$1.ffn_norm"],
   [/^model\.layers\.(\d+)\.post_feedforward_layernorm/, "blk.$1.post_ffw_norm"],
   [/^model\.layers\.(\d+)\.mlp\.(gate|up|down)_proj/, "blk.$1.ffn_$2"],
+  [/^model\.layers\.(\d+)\.mlp\.gate\./, "blk.$1.ffn_gate_inp."],
+  [/^model\.layers\.(\d+)\.mlp\.experts\.\d+\.(gate|up|down)_proj/, "blk.$1.ffn_$2_exps"],
 ];
 
 export function asGguf(source: Checkpoint): Checkpoint {
   if (source.meta.kind !== "huggingface") throw new Error("a Hugging Face checkpoint is wanted");
   const config = source.meta.files.config as Record<string, never>;
   const gemma = config.model_type === "gemma3_text";
-  const architecture = gemma ? "gemma3" : config.model_type === "mistral" ? "llama" : (config.model_type as string);
+  const moe = config.model_type === "qwen3_moe";
+  const architecture = moe
+    ? "qwen3moe"
+    : gemma
+      ? "gemma3"
+      : config.model_type === "mistral"
+        ? "llama"
+        : (config.model_type as string);
   const tensors = new Map<string, TensorInfo>();
   const bytes = new Map<string, Uint8Array>();
   const put = (name: string, type: "F32" | "BF16", shape: readonly number[], data: Uint8Array) => {
     tensors.set(name, { name, type, shape, bytes: data.length });
     bytes.set(name, data);
   };
-  for (const info of source.tensors.values()) {
+  const byExpert = (name: string) => Number(/experts\.(\d+)/.exec(name)?.[1] ?? 0);
+  for (const info of [...source.tensors.values()].sort((a, b) => byExpert(a.name) - byExpert(b.name))) {
     const [pattern, target] = [
       ...moduleNames,
       [
@@ -43,6 +53,10 @@ export function asGguf(source: Checkpoint): Checkpoint {
       const values = new Float32Array(info.shape[0]);
       widenBf16(data, values);
       put(name, "F32", info.shape, new Uint8Array(values.map((value) => value + 1).buffer));
+    } else if (/_exps/.test(name)) {
+      const before = tensors.get(name);
+      const joined = new Uint8Array([...(bytes.get(name) ?? []), ...data]);
+      put(name, info.type as "BF16", [(before?.shape[0] ?? 0) + 1, ...info.shape], joined);
     } else put(name, info.type as "F32" | "BF16", info.shape, data);
   }
   const scaling = config.rope_scaling as Record<string, number> | null | undefined;
@@ -104,6 +118,9 @@ function metadata(config: Record<string, never>, architecture: string): Map<stri
     "rope.freq_base": five?.rope_theta ?? config.rope_theta,
     "attention.sliding_window": config.sliding_window ?? undefined,
     "attention.sliding_window_pattern": config.sliding_window_pattern,
+    expert_count: config.num_local_experts,
+    expert_used_count: config.num_experts_per_tok,
+    expert_feed_forward_length: config.moe_intermediate_size,
   };
   const values = new Map<string, MetaValue>([["general.architecture", architecture]]);
   for (const [key, value] of Object.entries(own)) if (value !== undefined) values.set(`${architecture}.${key}`, value);
