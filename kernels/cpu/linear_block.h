@@ -85,6 +85,20 @@ inline void dot_begin(dot a[], const ActBlock& x) {
   }
 }
 
+// Quads j (low) and j + 4 (high) of 32 values.
+template <class L>
+inline void dot_pair(dot a[], vi low, vi high, vi x_low, vi x_high) {
+  if constexpr (split<L>) {
+    const vi mask = iset8(15);
+    a[0] = dot_step(dot_step(a[0], iand(low, mask), x_low), iand(high, mask), x_high);
+    a[1] = dot_step(dot_step(a[1], iand(iright(low, 4), mask), x_low), iand(iright(high, 4), mask), x_high);
+  } else {
+    constexpr int second = accumulators<L> - 1;
+    a[0] = dot_step(a[0], low, x_low);
+    a[second] = dot_step(a[second], high, x_high);
+  }
+}
+
 template <class L>
 inline void dot_finish(const dot a[], const SubScales& w, const ActBlock& x, vf& y) {
   vi sum;

@@ -72,7 +72,11 @@ inline dot dot_zero() { return _mm256_setzero_si256(); }
 inline dot dot_centre(int32_t sums, int zero) {
   return _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(iset32(sums), __builtin_ctz(unsigned(zero))));
 }
-inline dot dot_step(dot acc, vi codes, vi x) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(codes, x)); }
+inline dot dot_step(dot acc, vi codes, vi x) {
+  acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(codes, x));
+  asm("" : "+x"(acc));  // else the compiler regroups the sums, multiplies all first and spills
+  return acc;
+}
 inline vi dot_end(dot acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
 inline vi scale_int8(const uint8_t* p) {
   const vi s = iload_s8(p);
