@@ -13,6 +13,9 @@ export interface ClientOptions {
   readonly signal?: AbortSignal;
 }
 
+/** How long a host may take to end by itself: a step, and giving memory back. */
+const closeMs = 10_000;
+
 export class EngineClient {
   /** As the latest load said. */
   limits!: ModelLimits;
@@ -168,11 +171,13 @@ class Connection {
     });
   }
 
-  /** Lets the host finish what it is doing, then ends it. */
+  /** Lets the host finish what it is doing, then ends it; one that cannot is ended all the same. */
   async close(): Promise<void> {
     if (!this.alive) return;
     this.post({ type: "close" });
+    const timer = setTimeout(() => this.kill(), closeMs);
     await this.ended;
+    clearTimeout(timer);
   }
 
   kill(): void {

@@ -30,8 +30,9 @@ if (parentPort) {
 
 function processPort(): Port {
   return {
+    // What cannot be sent any more has nobody to hear it: the disconnect follows.
     post: (message) => {
-      if (process.connected) process.send!(message);
+      if (process.connected) process.send!(message, undefined, undefined, () => {});
     },
     onMessage: (listener) => process.on("message", listener),
     // A parent that died, by whatever signal, closes the channel: nothing of this process outlives it.

@@ -10,14 +10,18 @@ const pageTokens = 4;
 const elementBytes = 4;
 
 export class NullDevice implements Device {
-  readonly info: DeviceInfo = {
-    name: "null",
-    description: "checks batches, computes nothing",
-    memoryBytes: 2 ** 30,
-    pageTokens,
-    rowInvariant: true,
-    ops: new Set(allOps().keys()),
-  };
+  readonly info: DeviceInfo;
+
+  constructor(memoryBytes = 2 ** 30) {
+    this.info = {
+      name: "null",
+      description: "checks batches, computes nothing",
+      memoryBytes,
+      pageTokens,
+      rowInvariant: true,
+      ops: new Set(allOps().keys()),
+    };
+  }
 
   estimate(plan: Plan, limits: Limits): MemoryReport {
     const groups = groupShapes(plan, pageTokens, elementBytes);
