@@ -2,13 +2,16 @@
 //
 //   scripts/bench-linear.sh [ISA]            builds build/native/bench-linear-ISA
 //   bench-linear-avx2 check                  every type against plain scalar code; exit status 1 if anything is off
-//   bench-linear-avx2 speed [TYPE] [THREADS] GB/s at 1–16 tokens, GOP/s at 16–512
+//   bench-linear-avx2 speed [TYPE|all] [THREADS]    GB/s at 1–16 tokens, GOP/s at 4–512
+//   bench-linear-avx2 decode [TYPE|all] [THREADS]   GB/s at 1 token, beside the machine's own at that moment
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <functional>
 #include <random>
 #include <string>
@@ -289,30 +292,35 @@ void check() {
   }
 }
 
+// The best round's time of the slowest thread, in processor time: what else runs on the machine counts less.
 double seconds(const std::function<void(int)>& work, int threads) {
+  const auto used = [] {
+    timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
+  };
   double best = 1e9;
-  for (int round = 0; round < 5; round++) {
+  for (int round = 0; round < 7; round++) {
     std::vector<std::thread> pool;
+    std::vector<double> took(static_cast<size_t>(threads));
     std::atomic<int> ready = 0;
-    std::atomic<bool> go = false;
     for (int i = 0; i < threads; i++)
       pool.emplace_back([&, i] {
         ready++;
-        while (!go) _mm_pause();
+        while (ready < threads) _mm_pause();
+        const double start = used();
         work(i);
+        took[size_t(i)] = used() - start;
       });
-    while (ready < threads) _mm_pause();
-    const auto start = std::chrono::steady_clock::now();
-    go = true;
     for (auto& t : pool) t.join();
-    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    best = std::min(best, *std::max_element(took.begin(), took.end()));
   }
   return best;
 }
 
 // The read bandwidth of this machine, with the prefetching that the kernels use.
 double read_bandwidth(int threads) {
-  const size_t bytes = size_t(512) << 20;
+  const size_t bytes = size_t(128) << 20;
   Aligned<uint8_t> memory(bytes);
   std::memset(memory.data, 1, bytes);
   std::atomic<int64_t> sink = 0;
@@ -328,41 +336,66 @@ double read_bandwidth(int threads) {
          }, threads);
 }
 
+// A matrix of some 100 MB, to stream from memory, whose first rows are also timed from the cache.
+struct Timing {
+  Timing(const Format& f, int threads)
+      : threads(threads), cols(2048), rows(65536 * 4 / (f.bytes * 8 / f.values)),
+        packed(size_t(rows / linear_row_group()) * linear_group_bytes(f.type, cols)),
+        act(size_t(linear_act_bytes(linear_act(f.type), 512, cols))),
+        scratch(size_t(linear_scratch_bytes(cols)) * size_t(threads)), y(size_t(16) * rows + 512 * 512),
+        w{packed.data, f.type, rows, cols} {
+    const auto file = random_rows(f, 1024, cols, 1);
+    std::vector<int32_t> map(static_cast<size_t>(rows));
+    for (int i = 0; i < rows; i++) map[size_t(i)] = i % 1024;
+    linear_pack(f.type, file.data(), int64_t(cols) / f.values * f.bytes, 0, map.data(), rows, cols, 0,
+                rows / linear_row_group(), packed.data);
+    linear_prepare(linear_act(f.type), random_input(512, cols, 3).data(), cols, 512, cols, 0, 512, act.data);
+  }
+  double run(int n, int some, int repeat) {
+    const int all = some / linear_row_group();
+    return seconds([&](int i) {
+             for (int k = 0; k < repeat; k++)
+               linear_run(w, act.data, n, 0, n, all * i / threads, all * (i + 1) / threads, y.data, some,
+                          {nullptr, false}, scratch.data + linear_scratch_bytes(cols) * i);
+           }, threads) / repeat;
+  }
+  int threads, cols, rows;
+  Aligned<uint8_t> packed, act, scratch;
+  Aligned<float> y;
+  Weight w;
+};
+
+bool asked(const Format& f, const char* only) {
+  return !only || std::strcmp(only, "all") == 0 || std::strcmp(only, f.name) == 0;
+}
+
 void speed(const char* only, int threads) {
-  const double roof = read_bandwidth(threads);
-  std::printf("%d threads, prefetched read %.1f GB/s\n", threads, roof / 1e9);
+  std::printf("%d threads, prefetched read %.1f GB/s\n", threads, read_bandwidth(threads) / 1e9);
   std::printf("%-5s | GB/s of weights at n = 1      2      4      8     16 | from cache 1 | GOP/s n = 4     16     64    512\n", "");
   for (const Format& f : formats) {
-    if (only && std::strcmp(only, "all") != 0 && std::strcmp(only, f.name) != 0) continue;
-    const int cols = 2048, big = 65536 * 4 / (f.bytes * 8 / f.values), small = 512;
-    const auto file = random_rows(f, 1024, cols, 1);
-    const int64_t row_bytes = int64_t(cols) / f.values * f.bytes;
-    std::vector<int32_t> map(static_cast<size_t>(big));
-    for (int i = 0; i < big; i++) map[size_t(i)] = i % 1024;
-    const int groups = big / linear_row_group(), tokens = 512;
-    Aligned<uint8_t> packed(size_t(groups) * linear_group_bytes(f.type, cols));
-    linear_pack(f.type, file.data(), row_bytes, 0, map.data(), big, cols, 0, groups, packed.data);
-    const Weight w{packed.data, f.type, big, cols};
-    const auto x = random_input(tokens, cols, 3);
-    const Act kind = linear_act(f.type);
-    Aligned<uint8_t> act(size_t(linear_act_bytes(kind, tokens, cols)));
-    linear_prepare(kind, x.data(), cols, tokens, cols, 0, tokens, act.data);
-    Aligned<uint8_t> scratch(size_t(linear_scratch_bytes(cols)) * size_t(threads));
-    Aligned<float> y(size_t(16) * big + size_t(tokens) * small);
-    const auto time = [&](int n, int rows, int repeat) {
-      const int all = rows / linear_row_group();
-      return seconds([&](int i) {
-               for (int k = 0; k < repeat; k++)
-                 linear_run(w, act.data, n, 0, n, all * i / threads, all * (i + 1) / threads, y.data, rows,
-                            {nullptr, false}, scratch.data + linear_scratch_bytes(cols) * i);
-             }, threads) / repeat;
-    };
+    if (!asked(f, only)) continue;
+    Timing m(f, threads);
+    const int small = 512;
     std::printf("%-5s |                     ", f.name);
-    for (int n : {1, 2, 4, 8, 16}) std::printf(" %6.1f", double(packed.size) / time(n, big, 1) / 1e9);
-    const double part = double(packed.size) * 64 / big;
-    std::printf(" |       %6.1f |         ", part / time(1, 64, 200) / 1e9);
-    for (int n : {4, 16, 64, 512}) std::printf(" %6.0f", 2.0 * n * small * cols / time(n, small, 4096 / n) / 1e9);
+    for (int n : {1, 2, 4, 8, 16}) std::printf(" %6.1f", double(m.packed.size) / m.run(n, m.rows, 1) / 1e9);
+    const double part = double(m.packed.size) * 64 / m.rows;
+    std::printf(" |       %6.1f |         ", part / m.run(1, 64, 200) / 1e9);
+    for (int n : {4, 16, 64, 512}) std::printf(" %6.0f", 2.0 * n * small * m.cols / m.run(n, small, 4096 / n) / 1e9);
     std::printf("\n");
+    std::fflush(stdout);
+  }
+}
+
+void decode(const char* only, int threads) {
+  for (const Format& f : formats) {
+    if (!asked(f, only)) continue;
+    Timing m(f, threads);
+    std::printf("%-5s", f.name);
+    for (int round = 0; round < 3; round++) {
+      const double roof = read_bandwidth(threads), got = double(m.packed.size) / m.run(1, m.rows, 1);
+      std::printf("  %5.1f of %5.1f GB/s (%3.0f %%)", got / 1e9, roof / 1e9, 100 * got / roof);
+    }
+    std::printf("  from cache %.1f\n", double(m.packed.size) * 64 / m.rows / m.run(1, 64, 200) / 1e9);
     std::fflush(stdout);
   }
 }
@@ -371,9 +404,10 @@ void speed(const char* only, int threads) {
 
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "check";
-  if (mode == "speed")
-    speed(argc > 2 ? argv[2] : nullptr, argc > 3 ? std::atoi(argv[3]) : 2);
-  else
-    check();
+  const char* type = argc > 2 ? argv[2] : nullptr;
+  const int threads = argc > 3 ? std::atoi(argv[3]) : 2;
+  if (mode == "speed") speed(type, threads);
+  else if (mode == "decode") decode(type, threads);
+  else check();
   return failures ? 1 : 0;
 }

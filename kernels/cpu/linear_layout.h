@@ -95,7 +95,7 @@ struct ActBlock {
 };
 static_assert(sizeof(ActBlock) == 48);
 
-// linear_q8.cpp and linear_float.cpp; linear_run's arguments.
+// linear_run's arguments, and its parts in linear_q8.cpp, linear_panel.cpp and linear_float.cpp.
 struct RunArgs {
   const Weight& w;
   const void* act;
@@ -106,7 +106,8 @@ struct RunArgs {
   void* scratch;
 };
 void run_q8(const RunArgs& args);
+void run_panels(const RunArgs& args);
 void run_float(const RunArgs& args);
-constexpr int64_t q8_scratch_bytes = 64 << 10;
+extern const int64_t panel_scratch_bytes;
 
 }  // namespace mr

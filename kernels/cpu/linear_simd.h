@@ -72,7 +72,11 @@ inline dot dot_zero() { return _mm256_setzero_si256(); }
 inline dot dot_centre(int32_t sums, int zero) {
   return _mm256_sub_epi16(_mm256_setzero_si256(), _mm256_slli_epi16(iset32(sums), __builtin_ctz(unsigned(zero))));
 }
-inline dot dot_step(dot acc, vi codes, vi x) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(codes, x)); }
+inline dot dot_step(dot acc, vi codes, vi x) {
+  acc = _mm256_add_epi16(acc, _mm256_maddubs_epi16(codes, x));
+  asm("" : "+x"(acc));  // else the compiler regroups the sums, multiplies all first and spills
+  return acc;
+}
 inline vi dot_end(dot acc) { return _mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
 inline vi scale_int8(const uint8_t* p) {
   const vi s = iload_s8(p);
@@ -81,57 +85,6 @@ inline vi scale_int8(const uint8_t* p) {
 inline vi dot_end(dot acc, vi scale) { return _mm256_madd_epi16(acc, scale); }
 
 #endif
-
-// Quads j and j + 4 of a sub-block's codes.
-template <class L>
-inline void load_codes(const uint8_t* sub, int j, vi& low, vi& high) {
-  if constexpr (L::bits == 8) {
-    low = iload(sub + VB * j);
-    high = iload(sub + VB * (j + 4));
-    return;
-  }
-  const vi x = iload(sub + L::planes * R + VB * j), mask = iset8(15);
-  low = iand(x, mask);
-  high = iand(iright(x, 4), mask);
-  if constexpr (L::bits == 5) {
-    const vi plane = iload(sub), fifth = iset8(16);
-    low = ior(low, iand(ileft(plane, 4 - j), fifth));
-    high = ior(high, iand(j ? iright(plane, j) : plane, fifth));
-  }
-  if constexpr (L::bits == 6) {
-    const vi a = iload(sub), b = iload(sub + VB), top = iset8(48);
-    low = ior(low, iand(j < 3 ? ileft(a, 4 - 2 * j) : iright(a, 2), top));
-    high = ior(high, iand(j < 3 ? ileft(b, 4 - 2 * j) : iright(b, 2), top));
-  }
-}
-
-// What multiplies and offsets the codes of R rows in one sub-block: f32 scale and min; int8 scales of either half.
-struct SubScales {
-  vf scale, min;
-  vi half[2];
-};
-
-// The codes' centre: what dot_centre takes. Min formats of 5 bits are centred too, for int16's sake, and their min moves.
-template <class L>
-constexpr int centre = L::zero ? L::zero : L::bits == 5 ? 16 : 0;
-
-template <class L>
-inline SubScales load_scales(const uint8_t* super, int s) {
-  SubScales out;
-  out.scale = vload(reinterpret_cast<const f16*>(super));
-  if constexpr (L::has_min) out.min = vload(reinterpret_cast<const f16*>(super + 2 * R));
-  if constexpr (L::scales == Scales::six_bit) {
-    const vi low = iload_u8(super + (4 + s) * R), top = iright32(iload_u8(super + (12 + (s >> 1)) * R), 4 * (s & 1));
-    const vi two = iset32(3);
-    out.scale = vmul(out.scale, to_vf(ior(iand(low, iset32(15)), ileft32(iand(top, two), 4))));
-    const vi min = ior(iright32(low, 4), ileft32(iand(iright32(top, 2), two), 4));
-    out.min = vmul(vsub(vzero(), out.min), to_vf(min));
-  }
-  if constexpr (L::scales == Scales::int8)
-    for (int h = 0; h < 2; h++) out.half[h] = scale_int8(super + (2 + 2 * s + h) * R);
-  if constexpr (L::has_min && centre<L> != 0) out.min = vfma(out.scale, vset(float(centre<L>)), out.min);
-  return out;
-}
 
 // R outputs of one token to y[row…], with bias and accumulation; n of the rows exist.
 inline void store_rows(vf v, float* y, int row, int n, const Epilogue& e) {

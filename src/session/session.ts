@@ -14,7 +14,12 @@ export interface Prepared {
   readonly request: GenerateRequest;
 }
 
+/** Characters: few texts have longer tokens on average. */
+const commonTokenLength = 16;
+
 export class Session {
+  private longest = 0;
+
   constructor(
     readonly engine: Generator,
     readonly text: TextModel | undefined,
@@ -34,11 +39,13 @@ export class Session {
   prepare(job: ChatJob): Prepared {
     const promptIds = this.promptIds(job);
     const { vocabSize } = this.limits;
-    for (const id of promptIds) {
-      if (id < 0 || id >= vocabSize) throw unknownId("prompt", id, vocabSize);
-    }
-    for (const [id] of job.sampling.logitBias) if (id >= vocabSize) throw unknownId("logit_bias", id, vocabSize);
-    for (const id of job.stopIds) if (id < 0 || id >= vocabSize) throw unknownId("stop_token_ids", id, vocabSize);
+    checkIds("prompt", promptIds, vocabSize);
+    checkIds(
+      "logit_bias",
+      job.sampling.logitBias.map(([id]) => id),
+      vocabSize,
+    );
+    checkIds("stop_token_ids", job.stopIds, vocabSize);
     if (job.stop.length > 0) this.needText("stop", "Stop strings need one; give stop_token_ids.");
     const maxTokens = this.maxTokens(job, promptIds.length);
     if (job.minTokens > maxTokens) {
@@ -134,6 +141,7 @@ export class Session {
   private promptIds(job: ChatJob): Int32Array {
     const given = [job.messages, job.prompt, job.promptIds].filter((input) => input !== undefined).length;
     if (given !== 1) throw new UserError("Give exactly one of messages, a prompt and a prompt's token ids.");
+    this.refuseFarTooLong(job);
     const ids =
       job.promptIds ??
       (job.messages ? this.renderChat(job, job.messages) : this.encodePrompt(job.prompt!, job.parseSpecial));
@@ -175,10 +183,28 @@ export class Session {
       job.maxTokens === undefined
         ? `the prompt has ${promptTokens} tokens, which leaves no room for an answer`
         : `${promptTokens + wanted} tokens were asked for: ${promptTokens} of the prompt and ${wanted} to generate`;
-    throw new UserError(
-      `The context is ${contextLength} tokens long, but ${asks}. Shorten the prompt or ask for fewer tokens.`,
-      { code: "context_length_exceeded", param: job.messages === undefined ? "prompt" : "messages" },
-    );
+    throw contextExceeded(contextLength, asks, job);
+  }
+
+  /** Megabytes of text are refused before they are tokenized, which would keep everybody waiting for seconds. */
+  private refuseFarTooLong(job: ChatJob): void {
+    const { contextLength } = this.limits;
+    const length = job.messages
+      ? job.messages.reduce((sum, { content }) => sum + textLength(content), 0)
+      : (job.prompt?.length ?? 0);
+    if (length <= contextLength * commonTokenLength) return;
+    const atLeast = Math.ceil(length / this.longestToken());
+    if (atLeast > contextLength) throw contextExceeded(contextLength, `the prompt has at least ${atLeast} tokens`, job);
+  }
+
+  /** In bytes, of which a UTF-16 unit takes at least one. */
+  private longestToken(): number {
+    if (this.longest === 0) {
+      for (let id = 0; id < this.limits.vocabSize; id++) {
+        this.longest = Math.max(this.longest, this.tokenBytes(id).length);
+      }
+    }
+    return Math.max(1, this.longest);
   }
 
   private choiceText(job: ChatJob): ChoiceText {
@@ -223,9 +249,24 @@ function finish(event: TokenEvent & { type: "finish" }, choice: ChoiceText): Del
       };
 }
 
-function unknownId(param: string, id: number, vocabSize: number): UserError {
-  return new UserError(`Token id ${id} is not in the vocabulary: ids go from 0 to ${vocabSize - 1}.`, {
-    code: "unknown_token_id",
-    param,
-  });
+function checkIds(param: string, ids: Iterable<number>, vocabSize: number): void {
+  for (const id of ids) {
+    if (Number.isInteger(id) && id >= 0 && id < vocabSize) continue;
+    throw new UserError(`Token id ${id} is not in the vocabulary: ids go from 0 to ${vocabSize - 1}.`, {
+      code: "unknown_token_id",
+      param,
+    });
+  }
+}
+
+function contextExceeded(contextLength: number, asks: string, job: ChatJob): UserError {
+  return new UserError(
+    `The context is ${contextLength} tokens long, but ${asks}. Shorten the prompt or ask for fewer tokens.`,
+    { code: "context_length_exceeded", param: job.messages === undefined ? "prompt" : "messages" },
+  );
+}
+
+function textLength(content: ChatMessage["content"]): number {
+  if (content === null) return 0;
+  return typeof content === "string" ? content.length : content.reduce((sum, { text }) => sum + text.length, 0);
 }

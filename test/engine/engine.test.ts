@@ -159,13 +159,16 @@ describe("scheduling", () => {
 
   it("bounds a slow device's steps to 50 ms while others generate and 200 ms otherwise", () => {
     const budget = new StepBudget(512);
-    for (let i = 0; i < 30; i++) budget.observe(100, 100);
-    expect([budget.tokens(true), budget.tokens(false)]).toEqual([50, 200]);
-    budget.observe(1, 1000); // a single token says nothing about tokens
-    expect(budget.tokens(false)).toBe(200);
-    for (let i = 0; i < 30; i++) budget.observe(100, 1e4);
+    const learn = (cost: (tokens: number) => number) => {
+      for (let i = 0; i < 40; i++) for (const tokens of [1, 8, 100]) budget.observe(tokens, cost(tokens));
+    };
+    learn((tokens) => 10 + tokens / 2); // 10 ms to read the weights, half a millisecond a token
+    expect([budget.tokens(true), budget.tokens(false)]).toEqual([80, 380]);
+    learn((tokens) => 100 * tokens);
     expect([budget.tokens(true), budget.tokens(false)]).toEqual([16, 16]);
-    for (let i = 0; i < 60; i++) budget.observe(500, 1);
+    learn((tokens) => 1 + tokens / 1000);
+    expect(budget.tokens(true)).toBe(512);
+    learn(() => 3); // a slope that jitter has made nothing of
     expect(budget.tokens(true)).toBe(512);
   });
 });

@@ -117,11 +117,21 @@ describe("a session", () => {
     expect(choices[0].tokens.length).toBe(3);
   });
 
+  it("refuses far too long texts before they are tokenized", async () => {
+    const untokenized = { ...byteText.tokenizer, encode: () => expect.fail("it was tokenized") };
+    const session = new Session(new FakeEngine(), { tokenizer: untokenized, template: byteText.template });
+    expect(() => session.prepare(job({ prompt: "x".repeat(5000) }))).toThrow(/context is 256.*at least 834 tokens/);
+    const messages = [{ role: "user" as const, content: "x".repeat(5000) }];
+    expect(() => session.prepare(job({ prompt: undefined, messages }))).toThrow(/at least 834 tokens/);
+  });
+
   it("asks for exactly one kind of prompt", async () => {
     const session = new Session(new FakeEngine(), byteText);
     expect(() => session.prepare(job({ promptIds: Int32Array.of(1) }))).toThrow(/exactly one/);
     expect(() => session.prepare(job({ prompt: undefined }))).toThrow(/exactly one/);
     expect(() => session.prepare(job({ prompt: undefined, promptIds: Int32Array.of(-1) }))).toThrow(/0 to 264/);
+    const bias = { ...plainSampling, seed: 0n, logitBias: [[Number.NaN, 1] as const] };
+    expect(() => session.prepare(job({ sampling: bias }))).toThrow(/id NaN is not/);
   });
 });
 
