@@ -1,5 +1,5 @@
-"""Writes test/golden/quant/blocks.json: blocks of every storage type and the values that the `gguf` package (PyPI, the
-format's own Python implementation) gives for them. Run: pip install gguf==0.19.0; python scripts/make-quant-golden.py
+"""Writes test/golden/quant: blocks.json, blocks of every storage type and the values that the `gguf` package (PyPI, the
+format's own Python implementation) gives for them, and sample.gguf with the sums of its tensors (sample.json). Run: pip install gguf==0.19.0; python scripts/make-quant-golden.py
 
 Each type has blocks of random bytes (so that every bit of every field is exercised) whose f16 scales are random finite
 numbers, then blocks whose scales are each of the edges: zeros, subnormals, the largest, infinities, NaN.
@@ -40,6 +40,34 @@ def blocks_of(name: str, rng: np.random.Generator) -> np.ndarray:
     return data
 
 
+def write_sample(path: pathlib.Path, rng: np.random.Generator) -> None:
+    """A GGUF as the package writes it, to be read by ours: each kind of metadata value, and quantised tensors."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string("test.text", "grüße, 世界 😀")
+    writer.add_uint8("test.u8", 200)
+    writer.add_int8("test.i8", -100)
+    writer.add_uint16("test.u16", 60000)
+    writer.add_int16("test.i16", -30000)
+    writer.add_uint32("test.u32", 4000000000)
+    writer.add_int32("test.i32", -2000000000)
+    writer.add_uint64("test.u64", 2**63)
+    writer.add_int64("test.i64", -5)
+    writer.add_float32("test.f32", 0.5)
+    writer.add_float64("test.f64", 0.1)
+    writer.add_bool("test.bool", True)
+    writer.add_array("test.strings", ["<s>", "", "▁the", "😀"])
+    writer.add_array("test.floats", [0.0, -1.5])
+    writer.add_array("test.ints", [1, -2])
+    for i, name in enumerate(["F32", "Q4_0", "Q8_0", "BF16"]):
+        values = rng.normal(0, 1, (2 + i, 64)).astype(np.float32)
+        kind = gguf.GGMLQuantizationType[name]
+        writer.add_tensor(f"test.{i}.weight", gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main() -> None:
     rng = np.random.default_rng(1)
     out = {"source": f"gguf {__import__('importlib.metadata').metadata.version('gguf')} (PyPI), gguf.quants.dequantize"}
@@ -49,9 +77,13 @@ def main() -> None:
             values = gguf.quants.dequantize(data.reshape(1, -1), gguf.GGMLQuantizationType[name]).astype("<f4")
         encode = lambda array: base64.b64encode(array.tobytes()).decode()
         out[name] = {"bytes": encode(data), "values": encode(values)}
-    path = pathlib.Path(__file__).parent.parent / "test" / "golden" / "quant" / "blocks.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(out, indent=1) + "\n")
+    folder = pathlib.Path(__file__).parent.parent / "test" / "golden" / "quant"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "blocks.json").write_text(json.dumps(out, indent=1) + "\n")
+    write_sample(folder / "sample.gguf", rng)
+    reader = gguf.GGUFReader(folder / "sample.gguf")
+    sums = {t.name: float(gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float64).sum()) for t in reader.tensors}
+    (folder / "sample.json").write_text(json.dumps({"sums": sums}, indent=1) + "\n")
 
 
 main()

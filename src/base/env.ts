@@ -9,6 +9,7 @@ interface Variable {
 
 export const variables = {
   MILLRACE_HOME: { meaning: "folder of the model store; by default the user's data folder" },
+  MILLRACE_API_KEY: { meaning: "a key that callers of the server must give, as --api-key" },
   MILLRACE_LOG: { meaning: "least severe log line that is written: trace, debug, info, warn, error", default: "warn" },
   DEBUG: { meaning: "1 to 5: stack traces, then ever more detail in the log" },
   MILLRACE_DUMP: { meaning: "1: programs keep every activation, so that dump() works (costs memory and time)" },

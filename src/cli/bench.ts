@@ -1,4 +1,94 @@
+// Owns: `millrace bench latency` and `millrace bench throughput`.
 import { Command } from "commander";
+import { addDeviceFlags, type DeviceFlags, wholeNumber } from "./flags.js";
+import { machine } from "./machine.js";
+import { latencyRun, medians, throughputRun } from "./measure.js";
+import { modelArgument } from "./model.js";
+import { openModel } from "./open.js";
+import { table } from "./table.js";
+
+interface BenchFlags extends DeviceFlags {
+  readonly model: string;
+  readonly prompt: number;
+  readonly generate: number;
+  readonly repeat: number;
+  readonly requests: number;
+  readonly json?: boolean;
+}
+
+function addBenchFlags(command: Command): Command {
+  return addDeviceFlags(command.requiredOption("--model <model>", modelArgument)).option("--json", "print JSON");
+}
+
+/** Runs once to warm up and `repeat` times to measure; prints medians and every run. */
+async function measure<R extends object>(
+  flags: BenchFlags,
+  settings: Readonly<Record<string, number>>,
+  sequences: number,
+  run: (generator: Awaited<ReturnType<typeof openModel>>["generator"]) => Promise<R>,
+): Promise<void> {
+  const ctx = flags.ctx ?? flags.prompt + flags.generate;
+  const model = await openModel(flags.model, { ...flags, ctx, sequences });
+  try {
+    await run(model.generator);
+    const runs: R[] = [];
+    for (let i = 0; i < flags.repeat; i++) runs.push(await run(model.generator));
+    const middle = medians(runs as unknown as Record<string, number>[]);
+    const { device, threads, kvDtype } = model;
+    const result = { model: model.name, device, threads, kvDtype, ...settings, ...middle, runs, machine: machine() };
+    if (flags.json) console.log(JSON.stringify(result));
+    else {
+      console.log(`${model.name}, ${device}, ${threads} threads, medians of ${flags.repeat}:`);
+      console.log(table(Object.entries(middle).map(([name, value]) => [`  ${name}`, Number(value.toFixed(2))])));
+    }
+  } finally {
+    await model.close();
+  }
+}
+
+function latency(): Command {
+  return addBenchFlags(new Command("latency"))
+    .description(
+      "One request at a time. The prompt's speed and the time to the first token are of a prompt of --prompt random tokens; " +
+        "the generation's speed is of --generate tokens after a prompt of one: llama-bench's tests pp and tg.",
+    )
+    .option("--prompt <tokens>", "length of the prompt", wholeNumber(1), 512)
+    .option("--generate <tokens>", "tokens to generate", wholeNumber(1), 128)
+    .option("--repeat <n>", "measured runs, after one that is not", wholeNumber(1, 1000), 5)
+    .addHelpText(
+      "after",
+      "\nExamples:\n  millrace bench latency --model smollm2 --prompt 512 --generate 128 --repeat 5 --json",
+    )
+    .action((flags: BenchFlags) => {
+      const { prompt, generate, repeat } = flags;
+      return measure(flags, { prompt, generate, repeat }, 1, (generator) => latencyRun(generator, prompt, generate));
+    });
+}
+
+function throughput(): Command {
+  return addBenchFlags(new Command("throughput"))
+    .description(
+      "Many requests at once, as llama-batched-bench does. totalGenerationTokensPerSecond counts the tokens of all requests " +
+        "while all of them generate (S_TG); overallGenerationTokensPerSecond is over the whole time, prompts included.",
+    )
+    .option("--requests <n>", "requests at once", wholeNumber(1, 4096), 16)
+    .option("--prompt <tokens>", "length of each prompt", wholeNumber(1), 128)
+    .option("--generate <tokens>", "tokens that each request generates", wholeNumber(1), 128)
+    .option("--repeat <n>", "measured runs, after one that is not", wholeNumber(1, 1000), 3)
+    .addHelpText(
+      "after",
+      "\nExamples:\n  millrace bench throughput --model smollm2 --requests 16 --prompt 128 --generate 128 --json",
+    )
+    .action((flags: BenchFlags) => {
+      const { requests, prompt, generate, repeat } = flags;
+      const settings = { requests, prompt, generate, repeat };
+      return measure(flags, settings, requests, (generator) => throughputRun(generator, settings));
+    });
+}
+
 export function command(): Command {
-  return new Command("bench");
+  return new Command("bench")
+    .description("Measure latency or throughput with random tokens. Medians; --json keeps every run.")
+    .addCommand(latency())
+    .addCommand(throughput());
 }

@@ -40,14 +40,15 @@ function pagesPerSequence(group: GroupShape, limits: Limits): number {
 
 /**
  * Pages of each group, in proportion to what sequences need of each: window and state groups at least enough for one
- * sequence, every group at most maxPages (states: four a slot, for snapshots). Throws UserError where not even a page of
- * each fits. `bytes`: limits.memoryBytes less what weights and workspace take.
+ * sequence, every group at most maxPages, window groups at most what all slots hold, states four a slot (for snapshots).
+ * Throws UserError where not even a page of each fits. `bytes`: limits.memoryBytes less what weights and workspace take.
  */
 export function dividePages(groups: readonly GroupShape[], bytes: number, limits: Limits): number[] {
   const wants = groups.map((group) => pagesPerSequence(group, limits));
-  const most = groups.map((group) => {
+  const most = groups.map((group, g) => {
     if (group.kind === "state") return 4 * limits.slots;
-    return limits.maxPages > 0 ? limits.maxPages : Number.MAX_SAFE_INTEGER;
+    const most = limits.maxPages > 0 ? limits.maxPages : Number.MAX_SAFE_INTEGER;
+    return group.window === undefined ? most : Math.min(most, wants[g] * limits.slots);
   });
   /** Pages when memory is shared out for `sequences` of the longest kind, a fraction being fine. */
   const pagesFor = (sequences: number) =>

@@ -1,6 +1,8 @@
-// Owns: what a well-formed Batch is. Every Program calls checkBatch before it starts a step: a bug in the engine ends as
+// Owns: what every backend checks of what it is handed: batches, and weights against a plan. Every Program calls checkBatch before it starts a step: a bug in the engine ends as
 // an InternalError that names the array, never as a read outside one.
-import { check } from "../base/errors.js";
+import { check, FormatError } from "../base/errors.js";
+import type { TensorInfo } from "../formats/checkpoint.js";
+import type { Plan } from "../plan/plan.js";
 import { type Batch, slotFloats, slotInts } from "./batch.js";
 import type { Limits, PageGroup } from "./device.js";
 
@@ -82,4 +84,18 @@ function checkUpdates({ updates }: Batch, limits: Limits): void {
   check(updates.floats.length === n * slotFloats && updates.ints.length === n * slotInts, "updates have other lengths");
   starts("updates.promptStart", updates.promptStart, n, updates.promptIds.length);
   starts("updates.outputStart", updates.outputStart, n, updates.outputIds.length);
+}
+
+/** Throws FormatError for pieces that the checkpoint has not, or has in another type or size: before a device reads any
+ *  byte, and before swapWeights takes a second checkpoint for the first one's plan. */
+export function checkWeights(plan: Plan, tensors: ReadonlyMap<string, TensorInfo>): void {
+  for (const piece of plan.tensors.flatMap(({ from }) => from ?? [])) {
+    const info = tensors.get(piece.name);
+    if (!info) throw new FormatError(`the file has no tensor ${piece.name}`);
+    const values = info.shape.reduce((product, dim) => product * dim, 1);
+    if (info.type !== piece.type || values !== piece.shape[0] * piece.shape[1]) {
+      const want = `${piece.type} [${piece.shape.join(", ")}]`;
+      throw new FormatError(`tensor ${piece.name} is ${info.type} [${info.shape.join(", ")}], the plan wants ${want}`);
+    }
+  }
 }

@@ -72,7 +72,7 @@ export function ggufConfig(values: ReadonlyMap<string, MetaValue>, source: Sourc
     throw new FormatError(`GGUF architecture ${JSON.stringify(architecture)} is not supported; known: ${known}`);
   }
   const meta = new Metadata(values, architecture as string);
-  refuseUnsupported(meta);
+  refuseUnsupported(meta, family);
   const { tensors } = source;
   const hiddenSize = meta.whole("embedding_length");
   const numHeads = meta.whole("attention.head_count");
@@ -98,14 +98,23 @@ export function ggufConfig(values: ReadonlyMap<string, MetaValue>, source: Sourc
     embedScale: family.embedScale(hiddenSize),
     attentionScale: attentionScale(meta, family, hiddenSize / numHeads, headDim),
     logitsScale: 1,
+    experts: family.experts && {
+      count: meta.whole("expert_count"),
+      used: meta.whole("expert_used_count"),
+      intermediateSize: meta.whole("expert_feed_forward_length"),
+      normalize: family.experts.normalize,
+    },
     layers: layersOf(meta, family, headDim, source),
   };
 }
 
-function refuseUnsupported(meta: Metadata): void {
+const expertKeys = ["expert_count", "expert_used_count", "expert_feed_forward_length"];
+
+function refuseUnsupported(meta: Metadata, family: Family): void {
   const prefix = `${meta.architecture}.`;
+  const known = new Set([...knownKeys, ...(family.experts ? expertKeys : [])]);
   for (const [key, value] of meta.values) {
-    if (!key.startsWith(prefix) || knownKeys.has(key.slice(prefix.length))) continue;
+    if (!key.startsWith(prefix) || known.has(key.slice(prefix.length))) continue;
     if (key.endsWith(".attention.causal") && value === true) continue;
     const changes = /^(attention|rope|ssm)\.|expert|softcap|scale|parallel/.test(key.slice(prefix.length));
     if (changes && value !== 0 && value !== false) {

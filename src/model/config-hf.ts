@@ -2,7 +2,7 @@
 // (rope_parameters). A setting that changes the computation and that the family's row does not cover is an error.
 import { FormatError } from "../base/errors.js";
 import type { Activation } from "../plan/ops/elementwise.js";
-import type { LayerConfig, ModelConfig } from "./config.js";
+import type { ExpertsConfig, LayerConfig, ModelConfig } from "./config.js";
 import { type Family, families, knownModelTypes } from "./families.js";
 import { most, size } from "./limits.js";
 import { type Rope, type RopeScaling, ropeOf, ropeScalingTypes } from "./rope.js";
@@ -45,7 +45,20 @@ export function huggingFaceConfig(config: Json): ModelConfig {
     embedScale: family.embedScale(hiddenSize),
     attentionScale: number(config, "query_pre_attn_scalar", headDim) ** -0.5,
     logitsScale: 1,
+    experts: family.experts && expertsOf(config),
     layers: layersOf(config, family, headDim),
+  };
+}
+
+/** What a family with experts reads of them; other settings about experts are refused. */
+const expertKeys = ["num_experts", "num_local_experts", "num_experts_per_tok", "moe_intermediate_size"];
+
+function expertsOf(config: Json): ExpertsConfig {
+  return {
+    count: whole(config, config.num_experts === undefined ? "num_local_experts" : "num_experts"),
+    used: whole(config, "num_experts_per_tok"),
+    intermediateSize: whole(config, "moe_intermediate_size"),
+    normalize: flag(config, "norm_topk_prob", false),
   };
 }
 
@@ -68,6 +81,9 @@ const neutral: Readonly<Record<string, unknown>> = {
   logits_scaling: 1,
   logit_scale: 1,
   no_rope_layers: undefined,
+  use_mrope: false,
+  decoder_sparse_step: 1,
+  mlp_only_layers: [],
   is_encoder_decoder: false,
   add_cross_attention: false,
   vision_config: undefined,
@@ -77,11 +93,12 @@ const neutral: Readonly<Record<string, unknown>> = {
 };
 
 function refuseUnsupported(config: Json, family: Family): void {
+  const expected = family.experts ? expertKeys : [];
   for (const [key, value] of Object.entries(config)) {
     if (value === null || value === undefined) continue;
     const changes =
-      (key in neutral && value !== neutral[key]) ||
-      (/expert|(^|_)moe(_|$)/.test(key) && value !== 0 && value !== false) ||
+      (key in neutral && JSON.stringify(value) !== JSON.stringify(neutral[key])) ||
+      (/expert|(^|_)moe(_|$)/.test(key) && value !== 0 && value !== false && !expected.includes(key)) ||
       (key === "attention_bias" && family.attentionBias !== "config" && value !== (family.attentionBias === "qkv")) ||
       (key === "mlp_bias" && family.mlpBias !== "config" && value !== false) ||
       (key === "query_pre_attn_scalar" && family.name !== "gemma3");

@@ -34,7 +34,18 @@ export interface ModelConfig {
   /** Of q · k. */
   readonly attentionScale: number;
   readonly logitsScale: number;
+  /** Instead of one MLP of intermediateSize, in every layer. */
+  readonly experts?: ExpertsConfig;
   readonly layers: readonly LayerConfig[];
+}
+
+export interface ExpertsConfig {
+  readonly count: number;
+  /** Experts that a token goes to. */
+  readonly used: number;
+  readonly intermediateSize: number;
+  /** The weights of a token's experts sum up to 1. */
+  readonly normalize: boolean;
 }
 
 export interface LayerConfig {
@@ -61,6 +72,11 @@ function checked(config: ModelConfig): ModelConfig {
     throw new FormatError(
       `${config.numHeads} attention heads cannot share ${config.numKvHeads} key/value heads evenly`,
     );
+  }
+  if (config.experts) {
+    size("number of experts", config.experts.count, most.experts);
+    size("number of experts a token", config.experts.used, config.experts.count);
+    size("experts' intermediate size", config.experts.intermediateSize, most.width);
   }
   if (!(config.normEps >= 0 && config.normEps < 1)) throw new FormatError(`the norm's epsilon is ${config.normEps}`);
   if (!(config.attentionScale > 0 && Number.isFinite(config.attentionScale))) {

@@ -11,12 +11,14 @@ import {
   gatherRows,
   linear,
   logits,
+  moe,
   rmsNorm,
   rope,
+  route,
   sample,
 } from "../plan/ops/index.js";
 import type { Plan, Tensor } from "../plan/plan.js";
-import type { ModelConfig } from "./config.js";
+import type { ExpertsConfig, ModelConfig } from "./config.js";
 import { Weights } from "./weights.js";
 
 /** tensors: of the checkpoint that the config was read from. Throws FormatError for missing, misshapen and unused ones. */
@@ -41,6 +43,24 @@ export function decoderPlan(config: ModelConfig, tensors: ReadonlyMap<string, Te
   const residual = (name: string, layer: number, a: Tensor, x: Tensor) =>
     b.apply(add, at(layer, name), { a, b: x }, { alpha: 1, beta: 1 });
 
+  /** [tokens, hidden] → [tokens, hidden] */
+  const mlp = (i: number, m: Tensor) => {
+    const gate = project("mlp.gate_proj", i, m, hiddenSize, intermediateSize, biases.mlp); // [tokens, intermediate]
+    const up = project("mlp.up_proj", i, m, hiddenSize, intermediateSize, biases.mlp);
+    const active = b.apply(gatedActivation, at(i, "mlp.act"), { gate, up }, { kind: config.activation });
+    return project("mlp.down_proj", i, active, intermediateSize, hiddenSize, biases.mlp);
+  };
+  const experts = (i: number, x: Tensor, { count, used, intermediateSize: width, normalize }: ExpertsConfig) => {
+    const scores = project("mlp.gate", i, x, hiddenSize, count, false); // [tokens, experts]
+    const how = { topK: used, score: "softmax", normalize, scale: 1 } as const;
+    const routed = b.node(route, at(i, "mlp.route"), { logits: scores }, how); // [tokens, used]
+    const gate = w.experts("gate_proj", i, count, width, hiddenSize);
+    const up = w.experts("up_proj", i, count, width, hiddenSize);
+    const down = w.experts("down_proj", i, count, hiddenSize, width);
+    const inputs = { x, experts: routed.experts, weights: routed.weights, gate, up, down };
+    return b.apply(moe, at(i, "mlp.experts"), inputs, { numExperts: count, kind: config.activation });
+  };
+
   const table = w.matrix("embed_tokens", undefined, config.vocabSize, hiddenSize);
   let x = b.apply(embed, "embed_tokens", { ids: b.input("tokenIds"), weight: table }, { scale: config.embedScale }); // [tokens, hidden]
   for (const [i, layer] of config.layers.entries()) {
@@ -63,10 +83,7 @@ export function decoderPlan(config: ModelConfig, tensors: ReadonlyMap<string, Te
     x = residual("attention_residual", i, x, o);
 
     const m = norm(family.postNorms ? "pre_feedforward_layernorm" : "post_attention_layernorm", i, x);
-    const gate = project("mlp.gate_proj", i, m, hiddenSize, intermediateSize, biases.mlp); // [tokens, intermediate]
-    const up = project("mlp.up_proj", i, m, hiddenSize, intermediateSize, biases.mlp);
-    const active = b.apply(gatedActivation, at(i, "mlp.act"), { gate, up }, { kind: config.activation });
-    let down = project("mlp.down_proj", i, active, intermediateSize, hiddenSize, biases.mlp); // [tokens, hidden]
+    let down = config.experts ? experts(i, m, config.experts) : mlp(i, m); // [tokens, hidden]
     if (family.postNorms) down = norm("post_feedforward_layernorm", i, down);
     x = residual("mlp_residual", i, x, down);
   }

@@ -27,6 +27,8 @@ export interface Family {
   /** The GGUF converter reorders rows of q and k for an interleaved rope; we put them back (exact, and the plan is then
    *  the same for both formats). */
   readonly permutedInGguf: boolean;
+  /** Every layer's MLP is a mixture of experts; normalize: where the file does not say (GGUF never does). */
+  readonly experts?: { readonly normalize: boolean };
   readonly embedScale: (hiddenSize: number) => number;
   /** Which layers see a window only, where the file gives a window. */
   readonly windows: WindowRule;
@@ -60,6 +62,19 @@ const llama: Family = {
   windowsInGguf: { kind: "every" },
 };
 
+const qwen3: Family = {
+  ...llama,
+  name: "qwen3",
+  modelTypes: ["qwen3"],
+  architectures: ["qwen3"],
+  headDim: 128,
+  mlpBias: "none",
+  qkNorm: true,
+  permutedInGguf: false,
+  windows: { kind: "from" },
+  windowsInGguf: { kind: "none" },
+};
+
 export const families: readonly Family[] = [
   llama,
   {
@@ -82,17 +97,13 @@ export const families: readonly Family[] = [
     windows: { kind: "from" },
     windowsInGguf: { kind: "none" },
   },
+  qwen3,
   {
-    ...llama,
-    name: "qwen3",
-    modelTypes: ["qwen3"],
-    architectures: ["qwen3"],
-    headDim: 128,
-    mlpBias: "none",
-    qkNorm: true,
-    permutedInGguf: false,
-    windows: { kind: "from" },
-    windowsInGguf: { kind: "none" },
+    ...qwen3,
+    name: "qwen3moe",
+    modelTypes: ["qwen3_moe"],
+    architectures: ["qwen3moe"],
+    experts: { normalize: true },
   },
   {
     ...llama,

@@ -4,7 +4,7 @@
 import { FormatError } from "../base/errors.js";
 import type { TensorInfo } from "../formats/checkpoint.js";
 import type { PlanBuilder } from "../plan/build.js";
-import type { Tensor, WeightTransform } from "../plan/plan.js";
+import type { Tensor, WeightPiece, WeightTransform } from "../plan/plan.js";
 import type { ModelConfig } from "./config.js";
 import { ropeFactors } from "./config-gguf.js";
 
@@ -24,6 +24,10 @@ const ggufNames: Readonly<Record<string, string>> = {
   "mlp.gate_proj": "ffn_gate",
   "mlp.up_proj": "ffn_up",
   "mlp.down_proj": "ffn_down",
+  "mlp.gate": "ffn_gate_inp",
+  "mlp.experts.gate_proj": "ffn_gate_exps",
+  "mlp.experts.up_proj": "ffn_up_exps",
+  "mlp.experts.down_proj": "ffn_down_exps",
 };
 
 /** In families with norms after attention and MLP the word post_attention_layernorm means another norm. */
@@ -53,6 +57,19 @@ export class Weights {
   /** The weight of a linear layer or an embedding: [rows = out, cols = in]. */
   matrix(module: string, layer: number | undefined, rows: number, cols: number): Tensor {
     return this.tensor(this.name(module, layer, "weight"), [rows, cols], this.reordering(module));
+  }
+
+  /** One linear of all experts, stacked: [count × rows, cols]. GGUF has them in one tensor [count, rows, cols], Hugging Face
+   *  in one each ("mlp.experts.3.up_proj"). */
+  experts(module: string, layer: number, count: number, rows: number, cols: number): Tensor {
+    const stacked = this.name(`mlp.experts.${module}`, layer, "weight");
+    const from =
+      this.config.source === "gguf"
+        ? [{ ...this.piece(stacked, [count, rows, cols]), shape: [count * rows, cols] as const }]
+        : Array.from({ length: count }, (_, j) =>
+            this.piece(this.name(`mlp.experts.${j}.${module}`, layer, "weight"), [rows, cols]),
+          );
+    return this.builder.weight(stacked, [count * rows, cols], from);
   }
 
   bias(module: string, layer: number, length: number): Tensor {
@@ -94,6 +111,12 @@ export class Weights {
   }
 
   private tensor(name: string, shape: readonly number[], transform: WeightTransform | undefined): Tensor {
+    const piece = this.piece(name, shape);
+    return this.builder.weight(name, shape, [transform ? { ...piece, transform } : piece]);
+  }
+
+  /** The whole of the checkpoint's tensor, which must have this shape. */
+  private piece(name: string, shape: readonly number[]): WeightPiece {
     const info = this.tensors.get(name);
     if (!info) throw new FormatError(`the file has no tensor ${name}`);
     if (info.shape.length !== shape.length || info.shape.some((length, i) => length !== shape[i])) {
@@ -102,8 +125,6 @@ export class Weights {
       );
     }
     this.used.add(name);
-    const [rows, cols] = [shape[0], shape[1] ?? 1];
-    const piece = { name, type: info.type, shape: [rows, cols] as const };
-    return this.builder.weight(name, shape, [transform ? { ...piece, transform } : piece]);
+    return { name, type: info.type, shape: [shape[0], shape[1] ?? 1] };
   }
 }

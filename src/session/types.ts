@@ -9,7 +9,8 @@ export interface TextPart {
 
 export interface ToolCall {
   readonly id: string;
-  readonly name: string /** JSON text. */;
+  readonly name: string;
+  /** JSON text. */
   readonly arguments: string;
 }
 
@@ -33,7 +34,11 @@ export interface ChatJob {
   readonly tools?: readonly Tool[];
   /** Extra variables for the template. */
   readonly templateVariables?: Readonly<Record<string, unknown>>;
+  /** Ends the rendered messages with the opening of an answer; true unless said. */
+  readonly addGenerationPrompt?: boolean;
   readonly prompt?: string;
+  /** Spellings of special tokens in `prompt` become those tokens; otherwise they stay text. False unless said. */
+  readonly parseSpecial?: boolean;
   readonly promptIds?: Int32Array;
   readonly n: number;
   readonly sampling: SamplingParams;
@@ -44,6 +49,8 @@ export interface ChatJob {
   readonly stopIds: readonly number[];
   readonly includeStop: boolean;
   readonly ignoreEos: boolean;
+  /** Special tokens give no text; true unless said. */
+  readonly skipSpecialTokens?: boolean;
   readonly logprobs?: number;
   readonly promptLogprobs?: number;
   readonly priority: number;
@@ -51,8 +58,11 @@ export interface ChatJob {
 }
 
 export interface DeltaToken {
-  readonly id: number /** As the token alone decodes. */;
+  readonly id: number;
+  /** As the token alone decodes. */
   readonly bytes: Uint8Array;
+  /** UTF-16 units of the choice's text before this token's. */
+  readonly offset: number;
   readonly logprobs?: TokenLogprobs;
 }
 
@@ -64,6 +74,7 @@ export type Delta =
       readonly cachedTokens: number;
       readonly promptLogprobs?: readonly (TokenLogprobs | null)[];
     }
+  /** Tokens come with the text that they begin; one that begins none (special, or part of a character) with the next. */
   | { readonly type: "content"; readonly index: number; readonly text: string; readonly tokens: readonly DeltaToken[] }
   | {
       readonly type: "finish";
@@ -71,7 +82,7 @@ export type Delta =
       readonly reason: FinishReason;
       /** The stop string or id that ended it. */
       readonly stop?: string | number;
-      /** Tokens whose text was held back and dropped with a stop string. */
+      /** Tokens without text in the answer: dropped with a stop string, the end token, special ones at the end. */
       readonly tokens: readonly DeltaToken[];
       readonly error?: { readonly message: string; readonly status: number; readonly code: string };
       readonly timings: Timings;

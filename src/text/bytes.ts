@@ -21,6 +21,11 @@ export const visibleSpace = "\u2581";
 
 const encoder = new TextEncoder();
 
+/** The text's UTF-8, each byte as its letter. */
+export function toAlphabet(text: string): string {
+  return Array.from(encoder.encode(text), (b) => byteAlphabet[b]).join("");
+}
+
 /** Lone surrogates cannot be written as UTF-8. */
 export function wellFormed(text: string): string {
   return /\p{Cs}/u.test(text) ? text.replace(/\p{Cs}/gu, "\uFFFD") : text;

@@ -4,6 +4,7 @@
 //
 //   | u32 bytes of array | array of u32 nodes | replacements, each ended by 0 |
 import { FormatError } from "../base/errors.js";
+import { ByteBuffer, characterBytes } from "./bytes.js";
 
 export class CharsMap {
   private readonly nodes: DataView;
@@ -19,6 +20,19 @@ export class CharsMap {
     this.nodes = new DataView(map.buffer, map.byteOffset + 4, arrayBytes);
     this.nodeCount = arrayBytes >> 2;
     this.replacements = map.subarray(4 + arrayBytes);
+  }
+
+  /** The text with every longest match replaced. */
+  normalize(text: string): string {
+    const bytes = encoder.encode(text);
+    const out = new ByteBuffer(bytes.length * 2);
+    for (let at = 0; at < bytes.length; ) {
+      const { length, replacement } = this.match(bytes, at, bytes.length);
+      const kept = Math.min(characterBytes(bytes[at]), bytes.length - at);
+      out.writeBytes(length > 0 ? replacement : bytes.subarray(at, at + kept));
+      at += length > 0 ? length : kept;
+    }
+    return decoder.decode(out.bytes.subarray(0, out.length));
   }
 
   private node(index: number): number {
@@ -47,6 +61,9 @@ export class CharsMap {
     return { length, replacement: this.replacements.subarray(found, stop) };
   }
 }
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** Where a node's children begin: bits 10 to 30, scaled by 256 where bit 9 is set. */
 function base(node: number): number {

@@ -6,7 +6,7 @@ import { endTokensBySpelling } from "./end-tokens.js";
 import { namedPreTokenizer } from "./pretokenizers.js";
 import type { SpecialToken } from "./special-matcher.js";
 import { BpeModel, ScoreModel, type SubwordModel, WordPieceModel } from "./subword.js";
-import { type SpacePrefix, Tokenizer } from "./tokenizer.js";
+import { Tokenizer } from "./tokenizer.js";
 import { UnigramModel } from "./unigram.js";
 import { isSpecial, type Spelling, TokenType, Vocabulary } from "./vocabulary.js";
 
@@ -34,7 +34,7 @@ function defaultsOf(model: ModelName, values: Values): Defaults {
   if (model === "bert") {
     return { ...none, spelling: "spaced", bos: 101, eos: 102, unknown: 100, pad: 0, addBos: true, addEos: true };
   }
-  if (model === "t5") return { ...none, spelling: "spaced", eos: 1, unknown: 2, pad: 0, addEos: true };
+  if (model === "t5") return { ...none, spelling: "spaced", eos: 1, unknown: 2, pad: 0, addEos: true, addSpace: true };
   if (model === "gemma4") return { ...none, spelling: "spaced", addBos: true };
   const named = namedPreTokenizer(preName(values));
   return { ...none, spelling: named.spaced ? "spaced" : "alphabet", addBos: named.addBos };
@@ -70,6 +70,8 @@ export function tokenizerFromGguf(values: Values): Tokenizer | undefined {
     if (id !== undefined) eos.add(id);
   }
   const addBos = model === "gemma4" || flag(values, "add_bos_token", defaults.addBos);
+  // Unigram vocabularies put it themselves, after normalization, and WordPiece's pieces carry it.
+  const addSpace = model === "bert" || flag(values, "add_space_prefix", defaults.addSpace);
   const addEos = flag(values, model === "bert" ? "add_sep_token" : "add_eos_token", defaults.addEos);
   const end =
     model === "bert"
@@ -79,7 +81,8 @@ export function tokenizerFromGguf(values: Values): Tokenizer | undefined {
     vocabulary,
     model: subwordModel(model, values, vocabulary, ids.unknown),
     specials: specialTokens(vocabulary, values),
-    spacePrefix: spacePrefix(model, values, defaults),
+    spacePrefix: model === "llama" && addSpace ? "afterSpecial" : "never",
+    leadingSpace: addSpace,
     prefixIds: addBos && ids.bos !== undefined ? [ids.bos] : [],
     suffixIds: addEos && end !== undefined ? [end] : [],
     bosId: ids.bos,
@@ -139,12 +142,6 @@ function subwordModel(
     addSpace: flag(values, "add_space_prefix", true),
     mergeSpaces: flag(values, "remove_extra_whitespaces", false),
   });
-}
-
-/** Unigram vocabularies place their spaces themselves, after normalization. */
-function spacePrefix(model: ModelName, values: Values, defaults: Defaults): SpacePrefix {
-  if (model !== "llama") return "never";
-  return flag(values, "add_space_prefix", defaults.addSpace) ? "afterSpecial" : "never";
 }
 
 /** Looks for few spellings among many tokens in one pass. */

@@ -1,6 +1,7 @@
 // Owns: cutting text into words before subwords are looked for: a list of steps, each of which cuts every word of the step
 // before. A step's pattern is in the published dialect (regex.ts). Words are ranges of a string; nothing is dropped unless
 // a step says so.
+import { toAlphabet } from "./bytes.js";
 import { compile } from "./regex.js";
 
 /** What becomes of a match: a word of its own, joined to its neighbour on one side or to matches beside it, or dropped. */
@@ -9,7 +10,9 @@ export type Behavior = "isolated" | "removed" | "mergedWithPrevious" | "mergedWi
 export type Step =
   | { readonly kind: "split"; readonly pattern: string; readonly behavior?: Behavior; readonly invert?: boolean }
   /** Runs of digits in groups of three, the first group taking what is left over: 12345 is 12, 345. */
-  | { readonly kind: "digitGroups" };
+  | { readonly kind: "digitGroups" }
+  /** What follows sees the UTF-8 bytes as letters (bytes.ts). */
+  | { readonly kind: "alphabet" };
 
 export type EmitWord = (text: string, start: number, end: number) => void;
 
@@ -19,7 +22,7 @@ export class PreTokenizer {
   private readonly cuts: readonly Cut[];
 
   constructor(steps: readonly Step[]) {
-    this.cuts = steps.map((step) => (step.kind === "split" ? splitCut(step) : digitGroupsCut()));
+    this.cuts = steps.map(cutOf);
   }
 
   /** Emits the words of `text` in order. */
@@ -47,6 +50,16 @@ export class PreTokenizer {
     }
   }
 }
+
+function cutOf(step: Step): Cut {
+  if (step.kind === "split") return splitCut(step);
+  return step.kind === "digitGroups" ? digitGroupsCut() : alphabetCut;
+}
+
+const alphabetCut: Cut = (text, start, end, emit) => {
+  const letters = toAlphabet(text.slice(start, end));
+  emit(letters, 0, letters.length);
+};
 
 function splitCut({ pattern, behavior = "isolated", invert = false }: Step & { kind: "split" }): Cut {
   const here = compile(pattern, true);

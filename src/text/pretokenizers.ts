@@ -20,7 +20,8 @@ const cased = (suffix: string) =>
   `[^\\r\\n\\p{L}\\p{N}]?${upper}*${lower}+${suffix}|[^\\r\\n\\p{L}\\p{N}]?${upper}+${lower}*${suffix}`;
 const spaces = "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 const tail = ` ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|${spaces}`;
-const gpt2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+/** Also what a tokenizer.json means by ByteLevel with use_regex. */
+export const gpt2Pattern = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 const llama3 = `${contractions}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|${tail}`;
 const qwen2 = `${contractions}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}|${tail}`;
 const ascii = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~]";
@@ -89,14 +90,14 @@ const entries: readonly Entry[] = [
       "granite-docling",
       "exaone4",
     ],
-    steps: split(gpt2),
+    steps: split(gpt2Pattern),
   },
   {
     names: ["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
-    steps: split("\\p{N}", gpt2),
+    steps: split("\\p{N}", gpt2Pattern),
   },
-  { names: ["falcon"], steps: split("[\\p{P}\\$\\+<=>\\^~\\|`]+", gpt2, "[0-9][0-9][0-9]") },
-  { names: ["default"], steps: split("[\\p{P}\\$\\+<=>\\^~\\|]+", gpt2, "\\p{N}+", "[0-9][0-9][0-9]") },
+  { names: ["falcon"], steps: split("[\\p{P}\\$\\+<=>\\^~\\|`]+", gpt2Pattern, "[0-9][0-9][0-9]") },
+  { names: ["default"], steps: split("[\\p{P}\\$\\+<=>\\^~\\|]+", gpt2Pattern, "\\p{N}+", "[0-9][0-9][0-9]") },
   {
     names: ["deepseek-llm"],
     steps: split(
@@ -202,7 +203,7 @@ const entries: readonly Entry[] = [
       "([\\t\\n]|    |  )",
       "\\p{N}",
       "[\\p{P}!-/:-@\\[-`{-~]",
-      gpt2,
+      gpt2Pattern,
     ),
     addBos: true,
   },

@@ -77,6 +77,31 @@ export class SpecialMatcher {
     return found;
   }
 
+  /** Ranges, ascending and apart, that hold a token's spelling, or its beginning at the end of the text, or so much of its
+   *  beginning (three characters or more) that cutting the text could complete it. */
+  fragments(text: string): [start: number, end: number][] {
+    const ranges: [number, number][] = [];
+    const end = text.trimEnd().length;
+    for (let at = 0; at < text.length; ) {
+      let node = this.roots.get(text.charCodeAt(at));
+      let length = 0;
+      let whole = 0;
+      while (node !== undefined && node !== 0) {
+        length++;
+        if (this.tokens[node] >= 0) whole = length;
+        const unit = text.charCodeAt(at + length);
+        let child = this.children[node];
+        while (child !== 0 && this.units[child] !== unit) child = this.siblings[child];
+        node = child;
+      }
+      if (whole > 0 || length >= 3 || (length > 0 && at + length === end)) {
+        ranges.push([at, at + (whole > 0 ? whole : length)]);
+        at += whole > 0 ? whole : length;
+      } else at++;
+    }
+    return ranges;
+  }
+
   /** Calls onText for every stretch between special tokens and onSpecial for every token, in order. `literals` are
    *  ranges of text, ascending, in which no control token is seen. */
   partition(

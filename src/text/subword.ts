@@ -32,6 +32,8 @@ export class BpeModel implements SubwordModel {
   private readonly preTokenizer: PreTokenizer | undefined;
   private readonly buffer = new ByteBuffer();
   private readonly alphabet: boolean;
+  /** The pre-tokenizer's words spell bytes as letters already. */
+  private readonly inLetters: boolean;
   /** Of each byte, in an alphabet vocabulary. */
   private readonly bytePieces = new Int32Array(256);
   private readonly state: Uint8Array;
@@ -44,6 +46,7 @@ export class BpeModel implements SubwordModel {
     private readonly options: BpeOptions,
   ) {
     this.alphabet = vocabulary.spelling === "alphabet";
+    this.inLetters = options.steps.some(({ kind }) => kind === "alphabet");
     if (this.alphabet) for (let b = 0; b < 256; b++) this.bytePieces[b] = vocabulary.internByte(b);
     this.merger = new PairMerger(vocabulary, options.merges.length);
     for (let rank = 0; rank < options.merges.length; rank++) this.addMerge(options.merges[rank], rank);
@@ -74,7 +77,8 @@ export class BpeModel implements SubwordModel {
   private encodeWord(text: string, start: number, end: number, out: IdList): void {
     const { buffer, joins } = this;
     buffer.length = 0;
-    buffer.writeText(text, start, end, this.vocabulary.spelling === "spaced");
+    if (this.inLetters) buffer.writeAlphabet(text, start, end);
+    else buffer.writeText(text, start, end, this.vocabulary.spelling === "spaced");
     if (joins === undefined) {
       this.encodeBytes(0, buffer.length, out);
       return;
@@ -248,11 +252,12 @@ export class WordPieceModel implements SubwordModel {
       word = "";
     };
     for (const c of stripAccents ? text.normalize("NFD") : text) {
+      // Line ends and tabs are control characters too, but part words.
+      if (cleanText && unwanted.test(c) && !/[\t\n\r]/.test(c)) continue;
       if (blank.test(c)) {
         finish();
         continue;
       }
-      if (cleanText && unwanted.test(c)) continue;
       if (stripAccents && /\p{Mn}/u.test(c)) continue;
       const lower = lowercase ? c.toLowerCase() : c;
       if (punctuation.test(c) || (splitChinese && chinese.test(c))) {

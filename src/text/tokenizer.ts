@@ -9,8 +9,8 @@ import { TokenType, type Vocabulary } from "./vocabulary.js";
 
 export interface EncodeOptions {
   /** Put the model's own beginning (BOS) and end around the text, where it has such. A beginning that the text already
-   *  has is not doubled. Default false. */
-  readonly addSpecial?: boolean;
+   *  has is not doubled. "begin": only the beginning, for a text that will be continued. Default false. */
+  readonly addSpecial?: boolean | "begin";
   /** Spellings of control tokens become those tokens; otherwise they stay text. User-defined tokens always match.
    *  Default false. */
   readonly parseSpecial?: boolean;
@@ -27,6 +27,12 @@ export interface TokenizerParts {
   readonly specials: readonly SpecialToken[];
   readonly normalize?: (text: string) => string;
   readonly spacePrefix: SpacePrefix;
+  /** What is put: a space by default, or U+2581 where the text that the model sees spells spaces so. */
+  readonly prefix?: string;
+  /** It is put even where the text begins with a space. Default true. */
+  readonly prefixAlways?: boolean;
+  /** The first token of a text carries a space that the text does not have. */
+  readonly leadingSpace: boolean;
   readonly prefixIds: readonly number[];
   readonly suffixIds: readonly number[];
   readonly bosId?: number;
@@ -67,17 +73,17 @@ export class Tokenizer {
     this.eosIds = parts.eosIds;
     this.addBos = parts.bosId !== undefined && parts.prefixIds.includes(parts.bosId);
     this.addEos = parts.suffixIds.length > 0;
-    this.addsSpace = parts.spacePrefix !== "never";
+    this.addsSpace = parts.leadingSpace;
     this.warnings = parts.warnings;
     this.matcher = new SpecialMatcher(parts.specials);
   }
 
   encode(text: string, options: EncodeOptions = {}): Int32Array {
-    const { model, normalize, spacePrefix, prefixIds, suffixIds } = this.parts;
+    const { model, normalize, spacePrefix, prefix = " ", prefixAlways = true, prefixIds, suffixIds } = this.parts;
     const { addSpecial = false, parseSpecial = false, literals = [] } = options;
     const input = wellFormed(text);
     const out = new IdList();
-    if (addSpecial) for (const id of prefixIds) out.push(id);
+    if (addSpecial !== false) for (const id of prefixIds) out.push(id);
     const prefixed = out.length;
     let afterSpecial = true;
     this.matcher.partition(
@@ -88,7 +94,8 @@ export class Tokenizer {
         const spaced = spacePrefix === "afterSpecial" ? afterSpecial : spacePrefix === "first" && start === 0;
         const piece = start === 0 && end === input.length ? input : input.slice(start, end);
         const normalized = normalize === undefined ? piece : normalize(piece);
-        if (normalized !== "") model.encode(spaced ? ` ${normalized}` : normalized, out);
+        const put = spaced && (prefixAlways || !(normalized.startsWith(" ") || normalized.startsWith(prefix)));
+        if (normalized !== "") model.encode(put ? prefix + normalized : normalized, out);
         afterSpecial = false;
       },
       (special) => {
@@ -96,8 +103,8 @@ export class Tokenizer {
         afterSpecial = true;
       },
     );
-    const ids = addSpecial ? this.undouble(out, prefixed) : out;
-    if (addSpecial) for (const id of suffixIds) ids.push(id);
+    const ids = this.undouble(out, prefixed);
+    if (addSpecial === true) for (const id of suffixIds) ids.push(id);
     return ids.take();
   }
 
@@ -135,8 +142,9 @@ export class Tokenizer {
     const stream = new TextDecoder("utf-8", { ignoreBOM: true });
     for (let i = 0; i < ids.length; i++) {
       if (this.isControl(ids[i])) {
-        if (!skipSpecial) text += stream.decode() + decoder.decode(this.decodeBytes(ids[i]));
-        if (this.parts.spacePrefix === "afterSpecial") first = true;
+        if (skipSpecial) continue;
+        text += stream.decode() + decoder.decode(this.decodeBytes(ids[i]));
+        first = false;
         continue;
       }
       let bytes = this.decodeBytes(ids[i]);

@@ -3,6 +3,7 @@
 // least likely token.
 import { ByteBuffer, characterBytes, type IdList } from "./bytes.js";
 import { CharsMap } from "./charsmap.js";
+import { PreTokenizer, type Step } from "./pretokenize.js";
 import type { SubwordModel } from "./subword.js";
 import { TokenType, type Vocabulary } from "./vocabulary.js";
 
@@ -18,12 +19,15 @@ export interface UnigramOptions {
   readonly addSpace: boolean;
   /** Runs of spaces become one, and none stands at the end. */
   readonly mergeSpaces: boolean;
+  /** Words that no token crosses. */
+  readonly steps?: readonly Step[];
 }
 
 export class UnigramModel implements SubwordModel {
   private readonly raw = new ByteBuffer();
   private readonly normal = new ByteBuffer();
   private readonly charsmap: CharsMap | undefined;
+  private readonly preTokenizer: PreTokenizer | undefined;
   private readonly unknownScore: number;
   /** Of each place in the text: the best score of a cut up to it, and the last token's id and start. */
   private score = new Float64Array(256);
@@ -35,6 +39,7 @@ export class UnigramModel implements SubwordModel {
     private readonly options: UnigramOptions,
   ) {
     this.charsmap = options.charsmap === undefined ? undefined : new CharsMap(options.charsmap);
+    this.preTokenizer = options.steps?.length ? new PreTokenizer(options.steps) : undefined;
     let least = Number.POSITIVE_INFINITY;
     for (let id = 0; id < vocabulary.size; id++) {
       if (vocabulary.types[id] === TokenType.normal) least = Math.min(least, options.scores[id]);
@@ -43,6 +48,11 @@ export class UnigramModel implements SubwordModel {
   }
 
   encode(text: string, out: IdList): void {
+    if (this.preTokenizer === undefined) this.encodeWord(text, out);
+    else this.preTokenizer.split(text, (t, start, end) => this.encodeWord(t.slice(start, end), out));
+  }
+
+  private encodeWord(text: string, out: IdList): void {
     this.raw.length = 0;
     this.raw.writeText(text, 0, text.length, false);
     this.normalize();

@@ -421,6 +421,42 @@ const recurrent: ConformanceCase[][] = (["none", "silu"] as const).map((activati
   ),
 );
 
+const experts: ConformanceCase[][] = [
+  ...(["softmax", "sigmoid"] as const).flatMap((score) =>
+    [true, false].map((normalize) =>
+      define("route", `${score}${normalize ? ", normalised" : ""}`, (b) => {
+        const bias = score === "sigmoid" ? b.weight("bias", [20]) : undefined;
+        const how = { topK: 3, score, normalize, scale: 1.5 } as const;
+        b.builder.node(ops.route, "out", { logits: b.values("x", 20), bias }, how);
+        return ["out.experts", "out.weights"];
+      }),
+    ),
+  ),
+  ...(["F32", "Q4_0"] as const).map((type) =>
+    define(
+      "moe",
+      `${type}, 2 of 5 experts`,
+      (b) => {
+        const logits = b.values("scores", 5);
+        const how = { topK: 2, score: "softmax", normalize: true, scale: 1 } as const;
+        const { experts: ids, weights } = b.builder.node(ops.route, "route", { logits }, how);
+        const [gate, up] = ["gate", "up"].map((name) => b.weight(name, [5 * 32, 64], type));
+        const inputs = {
+          x: b.values("x", 64),
+          experts: ids,
+          weights,
+          gate,
+          up,
+          down: b.weight("down", [5 * 64, 32], type),
+        };
+        b.builder.apply(ops.moe, "y", inputs, { numExperts: 5, kind: "silu" });
+        return undefined;
+      },
+      { reduction: 128, types: [type] },
+    ),
+  ),
+];
+
 export const conformanceCases: readonly ConformanceCase[] = [
   ...simple,
   ...linears,
@@ -429,4 +465,5 @@ export const conformanceCases: readonly ConformanceCase[] = [
   ...attentions,
   ...fusedHeads,
   ...recurrent,
+  ...experts,
 ].flat();

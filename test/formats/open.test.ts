@@ -1,9 +1,11 @@
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import { storageBytes, storageTypes } from "../../src/base/dtype.js";
 import { openCheckpoint } from "../../src/formats/open.js";
+import { dequantize } from "../../src/formats/quant/dequantize.js";
 import { type MetaInput, randomWeights, type TensorInput, writeGguf } from "../support/gguf-writer.js";
 import { seededRandom } from "../support/random.js";
 import { writeSafetensors } from "../support/safetensors-writer.js";
@@ -92,6 +94,43 @@ describe("a GGUF file", () => {
     writeFileSync(inFolder("cut.gguf"), readFileSync(inFolder("sha256-0123")).subarray(0, -1));
     await expect(openCheckpoint(inFolder("cut.gguf"))).rejects.toThrow(/cut\.gguf: tensor "a" ends at byte/);
   });
+});
+
+test("a file that the gguf package wrote has its metadata and its values", async () => {
+  const golden = new URL("../golden/quant/", import.meta.url);
+  const { sums } = JSON.parse(readFileSync(new URL("sample.json", golden), "utf8")) as { sums: Record<string, number> };
+  const checkpoint = await openCheckpoint(fileURLToPath(new URL("sample.gguf", golden)));
+  if (checkpoint.meta.kind !== "gguf") throw new Error("not a GGUF");
+  expect(Object.fromEntries(checkpoint.meta.values)).toEqual({
+    "general.architecture": "llama",
+    "test.text": "grüße, 世界 😀",
+    "test.u8": 200,
+    "test.i8": -100,
+    "test.u16": 60000,
+    "test.i16": -30000,
+    "test.u32": 4000000000,
+    "test.i32": -2000000000,
+    "test.u64": 2n ** 63n,
+    "test.i64": -5,
+    "test.f32": 0.5,
+    "test.f64": 0.1,
+    "test.bool": true,
+    "test.strings": ["<s>", "", "▁the", "😀"],
+    "test.floats": Float32Array.of(0, -1.5),
+    "test.ints": Int32Array.of(1, -2),
+  });
+  expect([...checkpoint.tensors.values()].map(({ type, shape }) => [type, ...shape])).toEqual([
+    ["F32", 2, 64],
+    ["Q4_0", 3, 64],
+    ["Q8_0", 4, 64],
+    ["BF16", 5, 64],
+  ]);
+  for (const { name, type, shape } of checkpoint.tensors.values()) {
+    const values = new Float32Array(shape[0] * shape[1]);
+    dequantize(type, checkpoint.read(name), values);
+    expect(values.reduce((sum, value) => sum + value, 0)).toBeCloseTo(sums[name], 10);
+  }
+  checkpoint.close();
 });
 
 describe("a split GGUF", () => {

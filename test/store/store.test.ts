@@ -15,8 +15,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { withLock } from "../../src/store/lock.js";
 import { Store } from "../../src/store/store.js";
+import { millrace, startMillrace } from "../support/millrace.js";
 import { type HubServer, sha256, startHub } from "./hub-server.js";
-import { millrace, startMillrace } from "./millrace.js";
 
 const big = Buffer.alloc(400_000, "weights of some model ");
 const other = Buffer.alloc(5_000, "other weights ");
@@ -37,7 +37,7 @@ afterEach(async () => {
   rmSync(home, { recursive: true, force: true });
 });
 
-/** The hub's address is read from the environment when the module loads: pulls run in the real command. */
+/** The real command, with the local server as its hub. */
 const pull = (model: string, env: Record<string, string> = {}) =>
   millrace(["pull", model, "--json"], { env: { ...childEnv(), ...env } });
 

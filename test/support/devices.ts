@@ -1,6 +1,6 @@
 // Owns: the devices that tests run on. A device that is not there (not built, no such hardware) is skipped by name, loudly:
 // the skipped test says which device and why.
-import { describe } from "vitest";
+import { describe, test } from "vitest";
 import type { StorageType } from "../../src/base/dtype.js";
 import { CpuDevice } from "../../src/device/cpu/device.js";
 import type { Device } from "../../src/device/device.js";
@@ -40,7 +40,7 @@ export async function describeDevices(
     } catch (error) {
       const why = error instanceof Error ? error.message : String(error);
       console.warn(`SKIPPED: ${title} on ${name}: ${why}`);
-      describe.skip(`${title} on ${name} (not there: ${why})`, () => suite(undefined as never, arithmetic));
+      test.skip(`${title} on ${name} (not there: ${why})`, () => {});
     }
   }
 }

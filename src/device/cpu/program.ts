@@ -79,7 +79,10 @@ export class CpuProgram implements Program {
     const result = new Promise<StepResult>((resolve, reject) => {
       const out = emptyResult(batch);
       const finish = (error?: unknown) => {
-        this.inFlight--;
+        // In flight until its caller can know: a device with a real queue would be no different.
+        queueMicrotask(() => {
+          this.inFlight--;
+        });
         if (error === undefined) resolve(out);
         else reject(error);
       };

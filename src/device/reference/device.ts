@@ -5,6 +5,7 @@ import { UserError } from "../../base/errors.js";
 import { allOps } from "../../plan/op.js";
 import "../../plan/ops/index.js";
 import type { Plan } from "../../plan/plan.js";
+import { validatePlan } from "../../plan/validate.js";
 import { dividePages, groupShapes, longestContext } from "../budget.js";
 import type { CompileOptions, Device, DeviceInfo, Limits, MemoryReport, Program, WeightSource } from "../device.js";
 import { lastUses, sizeOf } from "./interpret.js";
@@ -47,6 +48,7 @@ export async function compileRanks(
   limits: Limits,
   options: CompileOptions = {},
 ): Promise<Program> {
+  for (const plan of plans) validatePlan(plan);
   const dump = options.dump ?? env("MILLRACE_DUMP") === "1";
   const memory = report(plans, limits, dump);
   const groups = groupShapes(plans[0], pageTokens, elementBytes);

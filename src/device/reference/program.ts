@@ -2,10 +2,11 @@
 // slots, adapters, sleeping. One rank, or all ranks of a split plan.
 import { check, InternalError, UserError } from "../../base/errors.js";
 import type { HostTensor, Sampled } from "../../plan/op.js";
+import { adapterSites } from "../../plan/passes/lora.js";
 import type { Plan } from "../../plan/plan.js";
 import type { Batch, Step, StepResult } from "../batch.js";
 import type { GroupShape } from "../budget.js";
-import { checkBatch } from "../check.js";
+import { checkBatch, checkWeights } from "../check.js";
 import type {
   AdapterSource,
   CompileOptions,
@@ -70,8 +71,7 @@ export class ReferenceProgram implements Program {
       pages: new Pages(plan, groups, memory.pagesPerGroup, limits.kvDtype),
       lastUses: lastUses(plan),
     }));
-    const loras = plans[0].nodes.filter((node) => node.op.name === "lora");
-    this.sites = new Set(loras.map((node) => node.params.site as string));
+    this.sites = new Set(plans.flatMap((plan) => [...adapterSites(plan).keys()]));
   }
 
   run(batch: Batch): Step {
@@ -204,6 +204,7 @@ export class ReferenceProgram implements Program {
   }
 
   private async load(source: WeightSource, { onProgress, signal }: CompileOptions): Promise<void> {
+    for (const { plan } of this.ranks) checkWeights(plan, source.tensors);
     const wanted = this.ranks.flatMap((rank) => rank.plan.tensors.map((tensor) => ({ rank, tensor })));
     const weights = wanted.filter(({ tensor }) => tensor.role === "weight");
     for (const [done, { rank, tensor }] of weights.entries()) {

@@ -5,6 +5,7 @@ export * from "./elementwise.js";
 export * from "./embed.js";
 export * from "./head.js";
 export * from "./linear.js";
+export * from "./moe.js";
 export * from "./norm.js";
 export * from "./recurrent.js";
 export * from "./rope.js";

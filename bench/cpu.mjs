@@ -1,0 +1,179 @@
+// Owns: millrace and llama.cpp side by side on this machine's CPU, in one run: `millrace bench` and the peer's llama-bench
+// and llama-batched-bench take turns, so that both see the same machine in the same minutes. Prints one JSON object:
+// machine, commit, every run, medians, spread and ratios (millrace / peer; above 1 is faster).
+//
+//   node bench/cpu.mjs --peer FOLDER --model MODEL=FILE.gguf [--model …] [--threads 2] [--rounds 3] [--out FILE.json]
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { availableParallelism, cpus, totalmem } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+const { values: flags } = parseArgs({
+  options: {
+    peer: { type: "string" },
+    model: { type: "string", multiple: true },
+    threads: { type: "string", default: "2" },
+    rounds: { type: "string", default: "3" },
+    prompt: { type: "string", default: "512" },
+    generate: { type: "string", default: "128" },
+    requests: { type: "string", default: "16" },
+    "batch-prompt": { type: "string", default: "128" },
+    "batch-generate": { type: "string", default: "128" },
+    out: { type: "string" },
+  },
+});
+if (!flags.peer || !flags.model?.length) {
+  console.error(
+    "usage: node bench/cpu.mjs --peer FOLDER --model NAME=FILE.gguf [--model …] [--threads 2] [--rounds 3]",
+  );
+  process.exit(2);
+}
+
+const run = (command, args) =>
+  execFileSync(command, args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"], maxBuffer: 1 << 26, cwd: root });
+const millrace = (...args) =>
+  JSON.parse(run(process.execPath, [join(root, "dist", "cli", "main.js"), "bench", ...args, "--json"]));
+const peer = (tool) => {
+  const path = [join(flags.peer, "bin", tool), join(flags.peer, tool)].find((one) => existsSync(one));
+  if (path === undefined) throw new Error(`${flags.peer} holds no ${tool}`);
+  return path;
+};
+
+/** tokens/s by test, from llama-bench's own JSON: pp (prompt) and tg (generation). */
+function peerLatency(file) {
+  const text = run(peer("llama-bench"), [
+    ...["-m", file, "-t", flags.threads, "-p", flags.prompt, "-n", flags.generate, "-fa", "1", "-r", "1", "-o", "json"],
+  ]);
+  const rows = JSON.parse(text);
+  const speed = (test) => rows.find(test).avg_ts;
+  const promptTokensPerSecond = speed((row) => row.n_prompt > 0 && row.n_gen === 0);
+  return {
+    promptTokensPerSecond,
+    generationTokensPerSecond: speed((row) => row.n_prompt === 0 && row.n_gen > 0),
+    ttftMs: (1000 * Number(flags.prompt)) / promptTokensPerSecond,
+  };
+}
+
+/** S_TG, S_PP and the whole, from llama-batched-bench's table: PP TG B N_KV T_PP S_PP T_TG S_TG T S. */
+function peerThroughput(file) {
+  const [prompt, generate, requests] = [flags["batch-prompt"], flags["batch-generate"], flags.requests];
+  const context = String(Number(requests) * (Number(prompt) + Number(generate)) + 256);
+  const text = run(peer("llama-batched-bench"), [
+    ...[
+      "-m",
+      file,
+      "-t",
+      flags.threads,
+      "-c",
+      context,
+      "-npp",
+      prompt,
+      "-ntg",
+      generate,
+      "-npl",
+      requests,
+      "-fa",
+      "on",
+    ],
+  ]);
+  const line = text.split("\n").find((one) => /^\|\s*\d+\s*\|/.test(one));
+  if (line === undefined) throw new Error("llama-batched-bench printed no row");
+  const cells = line.split("|").map((cell) => Number(cell.trim()));
+  const [, , tg, batch, , tPrompt, sPrompt, tGenerate, sGenerate] = cells;
+  return {
+    totalGenerationTokensPerSecond: sGenerate,
+    overallGenerationTokensPerSecond: (tg * batch) / (tPrompt + tGenerate),
+    promptTokensPerSecond: sPrompt,
+  };
+}
+
+const median = (list) => {
+  const sorted = [...list].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+};
+
+/** Medians and (max − min) / median of each figure, and millrace's over the peer's. Times are turned so that above 1 is faster. */
+function summary(pairs) {
+  const figures = {};
+  for (const name of Object.keys(pairs[0].peer)) {
+    const of = (who) => {
+      const list = pairs.map((pair) => pair[who][name]);
+      return { median: median(list), spread: (Math.max(...list) - Math.min(...list)) / median(list) };
+    };
+    const [ours, theirs] = [of("millrace"), of("peer")];
+    const ratio = (pair) =>
+      name.endsWith("Ms") ? pair.peer[name] / pair.millrace[name] : pair.millrace[name] / pair.peer[name];
+    figures[name] = { millrace: ours, peer: theirs, ratio: median(pairs.map(ratio)) };
+  }
+  return figures;
+}
+
+function rounds(body) {
+  return Array.from({ length: Number(flags.rounds) }, (_, round) => {
+    // The first of a pair alternates: whoever runs second must not always meet the warmer machine.
+    const both = {};
+    for (const who of round % 2 ? ["peer", "millrace"] : ["millrace", "peer"]) both[who] = body[who]();
+    return both;
+  });
+}
+
+const models = flags.model.map((given) => {
+  const [name, file] = given.includes("=") ? given.split("=") : [given.split("/").pop(), given];
+  const settings = ["--model", file, "--threads", flags.threads];
+  console.error(`${name}: latency`);
+  const latency = rounds({
+    millrace: () =>
+      millrace("latency", ...settings, "--prompt", flags.prompt, "--generate", flags.generate, "--repeat", "1"),
+    peer: () => peerLatency(file),
+  });
+  console.error(`${name}: throughput`);
+  const throughput = rounds({
+    millrace: () =>
+      millrace(
+        ...["throughput", ...settings, "--requests", flags.requests, "--repeat", "1"],
+        ...["--prompt", flags["batch-prompt"], "--generate", flags["batch-generate"]],
+      ),
+    peer: () => peerThroughput(file),
+  });
+  const sha256 = createHash("sha256").update(readFileSync(file)).digest("hex");
+  return {
+    model: name,
+    file: { bytes: statSync(file).size, sha256 },
+    summary: { latency: summary(latency), throughput: summary(throughput) },
+    runs: { latency, throughput },
+  };
+});
+
+const commit = run("git", ["rev-parse", "HEAD"]).trim();
+const dirty = run("git", ["status", "--porcelain"]).trim() !== "";
+const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+const { prompt, generate, requests } = flags;
+const report = {
+  machine: {
+    processor: cpus()[0].model.trim(),
+    cores: availableParallelism(),
+    memoryBytes: totalmem(),
+    node: process.versions.node,
+  },
+  commit: dirty ? `${commit} with changes` : commit,
+  millrace: version,
+  settings: {
+    threads: Number(flags.threads),
+    rounds: Number(flags.rounds),
+    latency: { prompt: Number(prompt), generate: Number(generate) },
+    throughput: {
+      requests: Number(requests),
+      prompt: Number(flags["batch-prompt"]),
+      generate: Number(flags["batch-generate"]),
+    },
+  },
+  models,
+};
+const text = JSON.stringify(report, null, 2);
+if (flags.out) writeFileSync(flags.out, `${text}\n`);
+console.log(text);

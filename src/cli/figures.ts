@@ -1,0 +1,42 @@
+// Owns: the figures of one answer: what `run` ends with, and what --json says.
+import type { Delta } from "../session/types.js";
+
+type Finish = Extract<Delta, { type: "finish" }>;
+
+export interface Figures {
+  readonly promptTokens: number;
+  readonly cachedTokens: number;
+  readonly generatedTokens: number;
+  /** Of the prompt's tokens that were computed, until the first token of the answer. */
+  readonly promptTokensPerSecond: number;
+  /** Of the tokens after the first; null where there is none. */
+  readonly generationTokensPerSecond: number | null;
+  /** From the request to its first token. */
+  readonly ttftMs: number;
+}
+
+/** Times are of performance.now(); `last` is when the last token came. */
+export function figuresOf(finish: Finish, times: { start: number; first: number; last: number }): Figures {
+  const { promptTokens, cachedTokens, generatedTokens } = finish.timings;
+  const ttftMs = times.first - times.start;
+  const spanMs = times.last - times.first;
+  return {
+    promptTokens,
+    cachedTokens,
+    generatedTokens,
+    promptTokensPerSecond: (1000 * (promptTokens - cachedTokens)) / ttftMs,
+    generationTokensPerSecond: generatedTokens > 1 && spanMs > 0 ? (1000 * (generatedTokens - 1)) / spanMs : null,
+    ttftMs,
+  };
+}
+
+export function figuresLine(figures: Figures): string {
+  const { promptTokens, cachedTokens, generatedTokens } = figures;
+  const cached = cachedTokens > 0 ? ` (${cachedTokens} cached)` : "";
+  const speed = figures.generationTokensPerSecond;
+  return [
+    `prompt ${promptTokens} tokens${cached}, ${figures.promptTokensPerSecond.toFixed(1)} tokens/s`,
+    `generation ${generatedTokens} tokens${speed === null ? "" : `, ${speed.toFixed(1)} tokens/s`}`,
+    `time to first token ${figures.ttftMs.toFixed(0)} ms`,
+  ].join(" · ");
+}

@@ -1,0 +1,89 @@
+// Owns: flags that several commands share, with their checks: which device and how much of it, and how tokens are drawn.
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { KvDType } from "../device/device.js";
+import type { SamplingParams } from "../engine/types.js";
+import type { SamplingDefaults } from "../session/defaults.js";
+import { randomSeed, seedBits } from "../session/sampling.js";
+
+/** Throws what commander prints as a wrong command line. */
+export function wholeNumber(least: number, most = 2 ** 31 - 1): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() !== "" && Number.isInteger(value) && value >= least && value <= most) return value;
+    throw new InvalidArgumentError(`It must be a whole number of at least ${least}.`);
+  };
+}
+
+export function numberIn(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() !== "" && value >= least && value <= most) return value;
+    throw new InvalidArgumentError(`It must be a number from ${least} to ${most}.`);
+  };
+}
+
+/** For options that may be given several times. */
+export function collect(text: string, before: readonly string[]): string[] {
+  return [...before, text];
+}
+
+export interface DeviceFlags {
+  readonly device: "auto" | "cpu" | "reference";
+  readonly threads?: number;
+  /** Tokens. */
+  readonly ctx?: number;
+  readonly kvDtype?: KvDType;
+}
+
+export function addDeviceFlags(command: Command): Command {
+  return command
+    .addOption(
+      new Option("--device <name>", "cpu: native kernels; reference: plain TypeScript, slow; auto: the best there is")
+        .choices(["auto", "cpu", "reference"])
+        .default("auto"),
+    )
+    .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
+    .option("--ctx <tokens>", "context length (default: the model's, or what fits in memory)", wholeNumber(1))
+    .addOption(new Option("--kv-dtype <type>", "number format of the KV cache").choices(["f16", "bf16", "f32"]));
+}
+
+export interface SamplingFlags extends Partial<SamplingDefaults> {
+  readonly seed?: bigint;
+}
+
+function seedOf(text: string): bigint {
+  if (!/^-?\d{1,20}$/.test(text)) throw new InvalidArgumentError("It must be a whole number.");
+  return seedBits(BigInt(text));
+}
+
+export function addSamplingFlags(command: Command): Command {
+  return command
+    .option(
+      "--temperature <t>",
+      "0: always the most likely token (these: by default what the model's files say)",
+      numberIn(0, 100),
+    )
+    .option("--top-k <n>", "draw from the n most likely tokens; 0: no limit", wholeNumber(0))
+    .option("--top-p <p>", "draw from the most likely tokens that make up p", numberIn(1e-9, 1))
+    .option("--min-p <p>", "drop tokens less likely than p times the best", numberIn(0, 1))
+    .option("--repetition-penalty <f>", "divides what has come before; 1: off", numberIn(1e-3, 100))
+    .option("--frequency-penalty <f>", "subtracts, by count", numberIn(-2, 2))
+    .option("--presence-penalty <f>", "subtracts, once", numberIn(-2, 2))
+    .option("--seed <n>", "the same seed draws the same answer (default: a fresh one)", seedOf);
+}
+
+/** defaults: what the model wants where no flag says otherwise. */
+export function samplingOf(flags: SamplingFlags, defaults: SamplingDefaults): SamplingParams {
+  const { temperature, topK, topP, minP, repetitionPenalty, frequencyPenalty, presencePenalty } = flags;
+  return {
+    temperature: temperature ?? defaults.temperature,
+    topK: topK ?? defaults.topK,
+    topP: topP ?? defaults.topP,
+    minP: minP ?? defaults.minP,
+    repetitionPenalty: repetitionPenalty ?? defaults.repetitionPenalty,
+    frequencyPenalty: frequencyPenalty ?? defaults.frequencyPenalty,
+    presencePenalty: presencePenalty ?? defaults.presencePenalty,
+    seed: flags.seed ?? randomSeed(),
+    logitBias: [],
+  };
+}

@@ -1,0 +1,60 @@
+// Owns: how many tokens a step may bring, so that its time stays bounded: about 50 ms while others generate and 200 ms
+// otherwise. Learns from the steps that were run; fast devices always get the most.
+//
+// A step costs the reading of the weights, however few its tokens, and then so much a token:
+//
+//   ms |               · large      The line through the average small step (generating) and the average large one
+//      |         ·                  (reading prompts) gives both costs.
+//      |   · small
+//      +----------------- tokens
+
+const whileGenerating = 50;
+const otherwise = 200;
+/** The least a step may bring: fewer would waste more in weights read than is gained in latency. Steps from here on are
+ *  large ones, so that the smallest budget still teaches. */
+const least = 16;
+/** The first step's, on a device of which nothing is known. */
+const first = 64;
+/** How much the latest step counts. */
+const rate = 0.3;
+
+interface Average {
+  tokens: number;
+  ms: number;
+}
+
+export class StepBudget {
+  private small: Average | undefined;
+  private large: Average | undefined;
+
+  /** fixed: exactly so many tokens a step, whatever the device does. */
+  constructor(
+    private readonly most: number,
+    private readonly fixed?: number,
+  ) {}
+
+  tokens(othersGenerate: boolean): number {
+    if (this.fixed !== undefined) return Math.min(this.fixed, this.most);
+    const { small, large } = this;
+    const target = othersGenerate ? whileGenerating : otherwise;
+    if (!large) return Math.min(this.most, small ? Math.max(least, (target * small.tokens) / small.ms) | 0 : first);
+    let perToken = large.ms / large.tokens;
+    let fixedCost = 0;
+    if (small) {
+      // at least a quarter of the average: measurements jitter, and a slope of nothing would mean an endless step
+      perToken = Math.max(perToken / 4, (large.ms - small.ms) / (large.tokens - small.tokens));
+      fixedCost = Math.max(0, large.ms - perToken * large.tokens);
+    }
+    return Math.min(this.most, Math.max(least, Math.floor((target - fixedCost) / perToken)));
+  }
+
+  observe(tokens: number, ms: number): void {
+    if (tokens >= least) this.large = averaged(this.large, tokens, ms);
+    else this.small = averaged(this.small, tokens, ms);
+  }
+}
+
+function averaged(before: Average | undefined, tokens: number, ms: number): Average {
+  if (!before) return { tokens, ms };
+  return { tokens: before.tokens + rate * (tokens - before.tokens), ms: before.ms + rate * (ms - before.ms) };
+}

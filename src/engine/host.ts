@@ -1,0 +1,140 @@
+// Owns: the engine's side of the protocol: loads one model, runs its Engine, and sends what each step brought as one
+// message. Lives in a worker thread or a process of its own (src/host); knows neither.
+import type { Limits, Program } from "../device/device.js";
+import { errorRecord, failure } from "./client.js";
+import { Engine, type EngineOutput } from "./loop.js";
+import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
+import type { GenerateRequest, ModelLimits } from "./types.js";
+
+export interface LoadedModel {
+  readonly program: Program;
+  readonly limits: Limits;
+  readonly modelLimits: ModelLimits;
+  close(): Promise<void>;
+}
+
+export interface HostRuntime {
+  /** spec: what the client was given. Throws UserErrors. */
+  load(spec: unknown, onProgress: (done: number, total: number) => void): Promise<LoadedModel>;
+  /** Milliseconds. */
+  now(): number;
+  /** Lets messages in between two steps. */
+  pause(): Promise<void>;
+}
+
+/** Runs until the client says close or is gone; then the port is closed. */
+export function runHost(port: Port, runtime: HostRuntime): Promise<void> {
+  return new Promise((resolve) => {
+    const host = new Host(port, runtime);
+    const end = () =>
+      host.close().finally(() => {
+        port.close();
+        resolve();
+      });
+    port.onMessage((message) => {
+      if ((message as ClientMessage).type === "close") void end();
+      else host.receive(message as ClientMessage);
+    });
+    port.onClose(() => void end());
+  });
+}
+
+class Host {
+  private model: LoadedModel | undefined;
+  private engine: Engine | undefined;
+  private running: Promise<void> | undefined;
+  private readonly outbox: Outbox;
+
+  constructor(
+    private readonly port: Port,
+    private readonly runtime: HostRuntime,
+  ) {
+    this.outbox = new Outbox((message) => this.post(message));
+  }
+
+  receive(message: ClientMessage): void {
+    switch (message.type) {
+      case "load":
+        void this.load(message.spec);
+        return;
+      case "submit":
+        this.submit(message.handle, message.request);
+        return;
+      case "abort":
+        this.engine?.abort(String(message.handle), message.index);
+        return;
+      case "stats":
+        if (this.engine) this.post({ type: "stats", ticket: message.ticket, stats: this.engine.stats() });
+        return;
+      case "close":
+        return;
+    }
+  }
+
+  async close(): Promise<void> {
+    this.engine?.close();
+    await this.running;
+    await this.model?.close();
+  }
+
+  private async load(spec: unknown): Promise<void> {
+    try {
+      const { runtime } = this;
+      const model = await runtime.load(spec, (done, total) => this.post({ type: "progress", done, total }));
+      const { now, pause } = runtime;
+      this.model = model;
+      this.engine = new Engine(model.program, model.limits, { now, pause, output: this.outbox });
+      this.running = this.engine.run();
+      this.post({ type: "ready", limits: model.modelLimits });
+    } catch (error) {
+      this.post({ type: "failed", error: errorRecord(error) });
+    }
+  }
+
+  /** The engine knows requests by their handles: two users of one client may choose the same id. */
+  private submit(handle: number, request: GenerateRequest): void {
+    try {
+      this.engine!.submit({ ...request, id: String(handle) });
+    } catch (error) {
+      for (let index = 0; index < request.n; index++) {
+        this.outbox.finish(String(handle), failure(index, request, errorRecord(error)));
+      }
+      this.outbox.flush();
+    }
+  }
+
+  private post(message: HostMessage): void {
+    this.port.post(message);
+  }
+}
+
+/** What was said since the last flush: a request's start goes before its tokens, its finish after them. */
+class Outbox implements EngineOutput {
+  private starts: HandledEvent[] = [];
+  private tokens: number[] = [];
+  private others: HandledEvent[] = [];
+
+  constructor(private readonly post: (message: HostMessage) => void) {}
+
+  readonly start: EngineOutput["start"] = (id, cachedTokens, promptLogprobs) => {
+    this.starts.push([Number(id), { type: "start", cachedTokens, promptLogprobs }]);
+  };
+
+  readonly token: EngineOutput["token"] = (id, index, token, logprobs) => {
+    if (logprobs === undefined) this.tokens.push(Number(id), index, token);
+    else this.others.push([Number(id), { type: "token", index, id: token, logprobs }]);
+  };
+
+  readonly finish: EngineOutput["finish"] = (id, event) => {
+    this.others.push([Number(id), event]);
+  };
+
+  flush(): void {
+    const { starts, tokens, others } = this;
+    if (starts.length + tokens.length + others.length === 0) return;
+    this.starts = [];
+    this.tokens = [];
+    this.others = [];
+    this.post({ type: "events", starts, tokens: Int32Array.from(tokens), others });
+  }
+}

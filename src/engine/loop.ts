@@ -1,0 +1,375 @@
+// Owns: the engine: requests in, steps on a Program, events out. Every choice of every accepted request gets exactly one
+// finish event, whatever happens. Knows Program and nothing of any device; has no thread, timer or node module of its own.
+import { UserError } from "../base/errors.js";
+import { log } from "../base/log.js";
+import type { Step, StepResult } from "../device/batch.js";
+import type { AdapterSource, Limits, Program } from "../device/device.js";
+import { buildBatch, masksOf } from "./batch.js";
+import { StepBudget } from "./budget.js";
+import { Holdings } from "./holdings.js";
+import { PageNames } from "./names.js";
+import { type Entry, Scheduler } from "./scheduler.js";
+import { type RequestRecord, Sequence } from "./sequence.js";
+import type {
+  EngineStats,
+  FinishReason,
+  GenerateRequest,
+  TokenConstraint,
+  TokenEvent,
+  TokenLogprobs,
+} from "./types.js";
+
+export type FinishEvent = Extract<TokenEvent, { type: "finish" }>;
+
+/** Where events go. For one request: start, then tokens and finishes of its choices. */
+export interface EngineOutput {
+  start(id: string, cachedTokens: number, promptLogprobs: readonly (TokenLogprobs | null)[] | undefined): void;
+  token(id: string, index: number, token: number, logprobs: TokenLogprobs | undefined): void;
+  finish(id: string, event: FinishEvent): void;
+  /** What came before belongs together: one step's events, or those of a call. */
+  flush(): void;
+}
+
+export interface EngineOptions {
+  readonly output: EngineOutput;
+  /** Resolves when messages that have come in were handled (setImmediate, a MessageChannel). */
+  readonly pause: () => Promise<void>;
+  /** Milliseconds. */
+  readonly now: () => number;
+  /** Tokens a step, exactly; by default as many as the device does in time. */
+  readonly stepTokens?: number;
+  /** false: no page is found again by its content. */
+  readonly prefixCache?: boolean;
+}
+
+interface Flight {
+  readonly entries: readonly Entry[];
+  readonly step: Step;
+  readonly topLogprobs: number;
+  readonly tokens: number;
+  readonly launchedAt: number;
+}
+
+/** Called for each choice of a request. */
+export type ConstraintFactory = (index: number) => TokenConstraint;
+
+export class Engine {
+  readonly scheduler: Scheduler;
+  private readonly holdings: Holdings;
+  private readonly budget: StepBudget;
+  private readonly output: EngineOutput;
+  private readonly requests = new Map<string, RequestRecord>();
+  private readonly adapters = new Map<string, { slot: number; version: number }>();
+  /** Steps in flight, oldest first. */
+  private flights: Flight[] = [];
+  private arrivals = 0;
+  private steps = 0;
+  private adapterVersions = 0;
+  private promptTokens = 0;
+  private generatedTokens = 0;
+  /** In tokens: those that could have been in the cache and those that were. */
+  private prefixQueries = 0;
+  private prefixHits = 0;
+  private settledAt = 0;
+  private closed = false;
+  /** Called when there is something to do again. */
+  private wake: () => void = () => {};
+  private idleWaiters: (() => void)[] = [];
+
+  constructor(
+    private readonly program: Program,
+    private readonly limits: Limits,
+    private readonly options: EngineOptions,
+  ) {
+    this.output = options.output;
+    this.holdings = new Holdings(program);
+    this.budget = new StepBudget(limits.maxTokens, options.stepTokens);
+    this.scheduler = new Scheduler(
+      this.holdings,
+      limits,
+      Math.ceil(program.vocabSize / 32),
+      options.prefixCache ?? true,
+      (sequence) => this.admitted(sequence),
+    );
+  }
+
+  /** Throws UserError for a request that cannot be served; nothing of it is kept then. */
+  submit(request: GenerateRequest, constraint?: ConstraintFactory): void {
+    if (this.closed) throw new UserError("the model is being unloaded", { status: 503, code: "engine_closed" });
+    this.validate(request);
+    const adapter = request.adapter === undefined ? undefined : this.adapters.get(request.adapter);
+    const scored = request.promptLogprobs !== undefined;
+    const record: RequestRecord = {
+      request,
+      stopIds: new Set(request.stopIds),
+      choices: [],
+      adapter: adapter?.slot ?? -1,
+      promptLogprobs: scored ? new Array(request.promptIds.length).fill(null) : undefined,
+      unscored: scored ? request.promptIds.length - 1 : 0,
+      started: false,
+      open: request.n,
+    };
+    const salt = JSON.stringify([request.cacheSalt ?? "", adapter?.version ?? 0]);
+    const now = this.options.now();
+    for (let index = 0; index < request.n; index++) {
+      const names = new PageNames(this.holdings.pageTokens, salt);
+      const held = this.holdings.none();
+      const arrival = this.arrivals++;
+      const limit = constraint?.(index);
+      const sequence = new Sequence({ record, index, arrival, now, names, held, constraint: limit });
+      sequence.follows = index > 0;
+      record.choices.push(sequence);
+    }
+    this.requests.set(request.id, record);
+    for (const sequence of record.choices) this.scheduler.add(sequence);
+    if (request.maxTokens === 0 && record.unscored === 0) this.finishScored(record);
+    this.wake();
+  }
+
+  /** Ends a choice, or all of them. Unknown ids are ignored: the request may have ended by itself. */
+  abort(id: string, index?: number): void {
+    const record = this.requests.get(id);
+    if (!record) return;
+    for (const sequence of record.choices) {
+      if (index === undefined || index === sequence.index) this.finish(sequence, "abort");
+    }
+    this.output.flush();
+  }
+
+  /** The name is what requests call the adapter; null takes it away. No request may be using it. */
+  async loadAdapter(name: string, source: AdapterSource | null): Promise<void> {
+    const used = new Set([...this.adapters.values()].map(({ slot }) => slot));
+    let slot = this.adapters.get(name)?.slot ?? 0;
+    if (!this.adapters.has(name)) while (used.has(slot)) slot++;
+    if (slot >= this.limits.adapterSlots) {
+      throw new UserError(`${this.limits.adapterSlots} adapters can be loaded at once, and they are`, { status: 409 });
+    }
+    this.adapters.delete(name);
+    await this.program.loadAdapter(slot, source);
+    if (source) this.adapters.set(name, { slot, version: ++this.adapterVersions });
+  }
+
+  stats(): EngineStats {
+    const { pools } = this.holdings;
+    return {
+      running: this.scheduler.running.length,
+      waiting: this.scheduler.waiting.length,
+      pages: pools.map(({ numPages: total, available, cached }) => {
+        return { total, free: available - cached, cached, used: total - available };
+      }),
+      steps: this.steps,
+      preemptions: this.scheduler.preemptions,
+      promptTokens: this.promptTokens,
+      generatedTokens: this.generatedTokens,
+      prefixQueries: this.prefixQueries,
+      prefixHits: this.prefixHits,
+    };
+  }
+
+  /** Launches what can be launched and sees the oldest step through. False where there was nothing to do. */
+  async step(): Promise<boolean> {
+    while (this.flights.length < this.limits.depth && this.launch());
+    const flight = this.flights.shift();
+    if (!flight) return false;
+    try {
+      const result = await flight.step.result;
+      this.settle(flight, result);
+    } catch (error) {
+      await this.fail(error);
+    }
+    this.output.flush();
+    return true;
+  }
+
+  /** Works until close(). */
+  async run(): Promise<void> {
+    while (!this.closed) {
+      if (this.requests.size === 0 && this.flights.length === 0) {
+        for (const resolve of this.idleWaiters.splice(0)) resolve();
+        await new Promise<void>((resolve) => {
+          this.wake = resolve;
+        });
+        continue;
+      }
+      await this.step();
+      await this.options.pause();
+    }
+    while (this.flights.length > 0) await this.flights.shift()!.step.result.catch(() => {});
+    for (const resolve of this.idleWaiters.splice(0)) resolve();
+  }
+
+  /** Resolves when no request is left; new ones are still taken. Only while run() works. */
+  drain(): Promise<void> {
+    if (this.requests.size === 0 && this.flights.length === 0) return Promise.resolve();
+    return new Promise((resolve) => this.idleWaiters.push(resolve));
+  }
+
+  /** Ends every request with an abort and takes no more. The program is the caller's to close, once run() has returned. */
+  close(): void {
+    this.closed = true;
+    for (const id of [...this.requests.keys()]) this.abort(id);
+    this.wake();
+  }
+
+  /** Throws InternalError where a page, slot or record is in two states or in none. */
+  check(): void {
+    const sequences = [...this.requests.values()].flatMap(({ choices }) => choices);
+    this.holdings.check(sequences.map(({ held }) => held));
+  }
+
+  private validate(request: GenerateRequest): void {
+    const { promptIds, maxTokens, n, sampling, stopIds, adapter } = request;
+    const { contextLength } = this.limits;
+    const refuse = (message: string, code = "invalid_request") => {
+      throw new UserError(message, { code });
+    };
+    if (this.requests.has(request.id)) refuse(`a request called ${request.id} is running already`);
+    if (promptIds.length === 0) refuse("the prompt has no tokens; give at least one");
+    if (!(n >= 1)) refuse(`n is ${n}; at least 1 choice can be asked for`);
+    if (maxTokens < 1 && !(maxTokens === 0 && request.promptLogprobs !== undefined)) {
+      refuse("max_tokens must be at least 1; 0 only where the prompt's logprobs are asked for");
+    }
+    const { vocabSize } = this.program;
+    const ids = [...promptIds, ...stopIds, ...sampling.logitBias.map(([id]) => id)];
+    const unknown = ids.find((id) => !(id >= 0 && id < vocabSize));
+    if (unknown !== undefined) refuse(`token ${unknown} is not in the vocabulary of ${vocabSize} tokens`);
+    if (Math.max(request.logprobs ?? 0, request.promptLogprobs ?? 0) > vocabSize) refuse("more logprobs than tokens");
+    const end = promptIds.length + maxTokens;
+    const longest = Math.min(contextLength, ...this.holdings.groups.map((_, g) => this.holdings.capacity(g)));
+    if (end > longest) {
+      refuse(
+        `the prompt's ${promptIds.length} tokens and ${maxTokens} to generate make ${end}, the context holds ${longest}`,
+        "context_length_exceeded",
+      );
+    }
+    if (adapter !== undefined && !this.adapters.has(adapter)) {
+      const message = `there is no adapter called ${adapter}; loaded are: ${[...this.adapters.keys()].join(", ") || "none"}`;
+      throw new UserError(message, { status: 404, code: "adapter_not_found" });
+    }
+  }
+
+  private admitted(sequence: Sequence): void {
+    const { record } = sequence;
+    sequence.admitted(this.options.now());
+    if (record.started) return;
+    if (record.promptLogprobs) return;
+    sequence.cachedTokens = sequence.computed;
+    this.prefixQueries += sequence.promptLength;
+    this.prefixHits += sequence.cachedTokens;
+    this.start(sequence);
+  }
+
+  private start(sequence: Sequence): void {
+    const { record } = sequence;
+    record.started = true;
+    this.promptTokens += sequence.promptLength;
+    this.output.start(record.request.id, sequence.cachedTokens, record.promptLogprobs);
+  }
+
+  private launch(): boolean {
+    const { running } = this.scheduler;
+    const othersGenerate = running.length > 1 && running.some((sequence) => sequence.generating);
+    const entries = this.scheduler.plan(this.budget.tokens(othersGenerate));
+    if (entries.length === 0) return false;
+    const batch = buildBatch(entries, this.holdings.groups.length);
+    const launchedAt = this.options.now();
+    let step: Step;
+    try {
+      step = this.program.run(batch);
+    } catch (error) {
+      // reaches the requests in the place where results do
+      step = { result: Promise.reject(error), setMasks: () => {} };
+    }
+    step.result.catch(() => {}); // seen to when its turn comes
+    this.scheduler.launched(entries, ++this.steps);
+    const { topLogprobs, tokens } = batch;
+    this.flights.push({ entries, step, topLogprobs, tokens: tokens.length, launchedAt });
+    if (batch.maskedRows.length > 0) step.setMasks(masksOf(entries));
+    return true;
+  }
+
+  private settle(flight: Flight, result: StepResult): void {
+    const now = this.options.now();
+    this.budget.observe(flight.tokens, now - Math.max(flight.launchedAt, this.settledAt));
+    this.settledAt = now;
+    let row = 0;
+    for (const { sequence, scoreFrom, scoreTo, draws } of flight.entries) {
+      const { record } = sequence;
+      for (let position = scoreFrom; position < scoreTo; position++) {
+        const most = record.request.promptLogprobs!;
+        record.promptLogprobs![position] = logprobsOf(result, row++, flight.topLogprobs, most);
+        record.unscored--;
+      }
+      if (scoreTo > scoreFrom && record.unscored === 0) this.scoredAll(sequence);
+      if (draws) this.drawn(sequence, result, row++, flight.topLogprobs, now);
+    }
+  }
+
+  private scoredAll(sequence: Sequence): void {
+    const { record } = sequence;
+    if (record.open === 0) return;
+    if (record.request.maxTokens === 0) this.finishScored(record);
+    else if (!record.started) this.start(sequence);
+  }
+
+  /** A request that generates nothing ends with its last score. */
+  private finishScored(record: RequestRecord): void {
+    if (!record.started) this.start(record.choices[0]);
+    for (const sequence of record.choices) this.finish(sequence, "length");
+    this.output.flush();
+  }
+
+  /** A token for the sequence, dropped where it has ended meanwhile: the row after an end token. */
+  private drawn(sequence: Sequence, result: StepResult, row: number, top: number, now: number): void {
+    sequence.inFlight--;
+    if (sequence.finished) return;
+    const { request, stopIds } = sequence.record;
+    const token = result.tokens[row];
+    sequence.append(token, now);
+    this.generatedTokens++;
+    sequence.constraint?.accept(token);
+    const logprobs = request.logprobs === undefined ? undefined : logprobsOf(result, row, top, request.logprobs);
+    this.output.token(request.id, sequence.index, token, logprobs);
+    if (stopIds.has(token)) this.finish(sequence, "stop", { stopId: token });
+    else if (sequence.length - sequence.promptLength >= request.maxTokens) this.finish(sequence, "length");
+  }
+
+  /** Once for each choice: later calls do nothing. */
+  private finish(
+    sequence: Sequence,
+    reason: FinishReason,
+    extra: { stopId?: number; error?: FinishEvent["error"] } = {},
+  ): void {
+    if (sequence.finished) return;
+    sequence.finished = reason;
+    const { record, index } = sequence;
+    if (reason !== "error") this.scheduler.nameFullPages(sequence);
+    this.scheduler.remove(sequence);
+    const timings = sequence.timings(this.options.now());
+    this.output.finish(record.request.id, { type: "finish", index, reason, ...extra, timings });
+    if (--record.open === 0) this.requests.delete(record.request.id);
+  }
+
+  /** The device has failed: nothing of what it holds can be trusted, so every request ends and the cache is forgotten. */
+  private async fail(error: unknown): Promise<void> {
+    const message = error instanceof Error ? error.message : String(error);
+    log.error("the device failed", { message });
+    const later = this.flights;
+    this.flights = [];
+    await Promise.all(later.map(({ step }) => step.result.catch(() => {})));
+    for (const { choices } of [...this.requests.values()]) {
+      for (const sequence of choices) {
+        this.finish(sequence, "error", { error: { message, status: 500, code: "device_error" } });
+      }
+    }
+    this.holdings.forgetAll();
+  }
+}
+
+function logprobsOf(result: StepResult, row: number, stride: number, most: number): TokenLogprobs {
+  const top: [id: number, logprob: number][] = [];
+  for (let i = row * stride; i < row * stride + most; i++) {
+    if (result.topIds[i] >= 0) top.push([result.topIds[i], result.topLogprobs[i]]);
+  }
+  return { logprob: result.logprobs[row], rank: result.ranks[row], top };
+}

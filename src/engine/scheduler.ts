@@ -1,0 +1,331 @@
+// Owns: who runs: the waiting line, device slots, and how many tokens each sequence gets of a step. No phases: a prompt, a
+// prefix hit, a preempted sequence and one that generates differ only in their gap (sequence.ts).
+//
+// A step's budget goes to sequences that generate (one token each), then to prompts, oldest first. Where the budget or the
+// device takes fewer than generate, all take turns, longest waiting first, so that nobody starves.
+//
+// Admission: a waiting sequence starts when a slot is free and the pages for its tokens and its next `headroom` ones are
+// there beside what the running ones still need for theirs; the first in line waits for that, nobody overtakes it. A
+// request that could not finish even alone is refused on arrival (loop.ts). One of a better priority takes the place of
+// the worst that runs.
+//
+// Preemption: where a page is wanted and none is left, sequences that hold pages without running give theirs back, then
+// the worst (lowest priority, youngest) that is worse than the one in need; it computes again what its pages held.
+import type { Holdings } from "./holdings.js";
+import { before, type Sequence } from "./sequence.js";
+
+/** One sequence's part of a step. */
+export interface Entry {
+  readonly sequence: Sequence;
+  /** Its tokens computed … computed + tokens − 1. */
+  readonly tokens: number;
+  /** Prompt positions [from, to) whose tokens are scored. */
+  readonly scoreFrom: number;
+  readonly scoreTo: number;
+  /** The last of its tokens brings the next. */
+  readonly draws: boolean;
+  /** Words of the mask under which it draws. */
+  readonly mask?: Uint32Array;
+}
+
+export interface StepLimits {
+  readonly maxRows: number;
+  readonly maxSequences: number;
+  readonly maxTokens: number;
+  readonly slots: number;
+}
+
+/** Tokens beyond those it has for which a sequence finds pages free when it is admitted. */
+const headroom = 32;
+
+export class Scheduler {
+  readonly running: Sequence[] = [];
+  /** In the order of before(). */
+  readonly waiting: Sequence[] = [];
+  preemptions = 0;
+  private readonly freeSlots: number[];
+
+  constructor(
+    readonly holdings: Holdings,
+    private readonly limits: StepLimits,
+    private readonly maskWords: number,
+    private readonly prefixCache: boolean,
+    private readonly onAdmitted: (sequence: Sequence) => void,
+  ) {
+    this.freeSlots = Array.from({ length: limits.slots }, (_, i) => limits.slots - 1 - i);
+  }
+
+  add(sequence: Sequence): void {
+    const at = this.waiting.findIndex((other) => before(sequence, other) < 0);
+    this.waiting.splice(at < 0 ? this.waiting.length : at, 0, sequence);
+  }
+
+  /** It holds nothing afterwards. Where others wait for its prompt, the next of them computes it. */
+  remove(sequence: Sequence): void {
+    this.holdings.release(sequence.held);
+    this.freeSlot(sequence);
+    for (const list of [this.running, this.waiting]) {
+      const at = list.indexOf(sequence);
+      if (at >= 0) list.splice(at, 1);
+    }
+    if (sequence.follows) return;
+    const heir = sequence.record.choices.find((other) => other.follows && !other.finished);
+    if (!heir) return;
+    heir.follows = false;
+    heir.scored = sequence.scored;
+  }
+
+  /** Chooses a step of at most `budget` tokens, its pages ready to be written. Empty where nobody can run. */
+  plan(budget: number): Entry[] {
+    this.admit();
+    const ready = this.running.filter((s) => s.wanted > s.computed && !(s.constraint && s.inFlight > 0));
+    const generating = ready.filter((s) => s.generating);
+    const most = Math.min(budget, this.limits.maxSequences, this.limits.maxRows);
+    const taken = new StepInMaking(budget, this.limits);
+    if (generating.length >= most) {
+      ready.sort((a, b) => a.lastStep - b.lastStep || before(a, b));
+      for (const s of ready) this.place(s, taken, 1);
+      return taken.entries;
+    }
+    for (const s of generating.sort(before)) this.place(s, taken, 1);
+    for (const s of ready.filter((s) => !s.generating).sort(before)) this.place(s, taken, budget);
+    return taken.entries;
+  }
+
+  /** The entries' step has been launched. */
+  launched(entries: readonly Entry[], step: number): void {
+    for (const { sequence, tokens, scoreTo, draws } of entries) {
+      sequence.computed += tokens;
+      sequence.lastStep = step;
+      sequence.slotIsNew = false;
+      sequence.scored = Math.max(sequence.scored, scoreTo);
+      if (draws) sequence.inFlight++;
+      this.nameFullPages(sequence);
+      if (this.prefixCache && this.holdings.hasStates) this.keepState(sequence);
+      this.holdings.trim(sequence.held, sequence.computed);
+      this.shareWithFollowers(sequence);
+    }
+  }
+
+  /** What is computed and known can be found by others from now on. */
+  nameFullPages(sequence: Sequence): void {
+    if (!this.prefixCache) return;
+    const full = Math.floor(Math.min(sequence.computed, sequence.length) / this.holdings.pageTokens);
+    if (full <= sequence.named) return;
+    this.holdings.name(sequence.held, sequence.names, sequence.tokens, sequence.named, full);
+    sequence.named = full;
+  }
+
+  private admit(): void {
+    for (const sequence of [...this.waiting]) {
+      if (sequence.follows || sequence.inFlight > 0) continue;
+      this.findPrefix(sequence);
+      while (!this.fits(sequence)) {
+        const worst = this.worst(this.running);
+        if (!worst || worst.request.priority <= sequence.request.priority) {
+          if (this.running.length === 0 && this.freeSlots.length > 0) break; // alone it fits, once idle holders give way
+          this.forgetPrefix(sequence);
+          return;
+        }
+        this.preempt(worst);
+      }
+      this.start(sequence);
+    }
+  }
+
+  private start(sequence: Sequence): void {
+    this.waiting.splice(this.waiting.indexOf(sequence), 1);
+    sequence.slot = this.freeSlots.pop()!;
+    sequence.slotIsNew = true;
+    sequence.sharesPrompt = false;
+    this.running.push(sequence);
+    this.onAdmitted(sequence);
+    this.shareWithFollowers(sequence);
+  }
+
+  private findPrefix(sequence: Sequence): void {
+    if (!this.prefixCache || sequence.computed > 0 || sequence.record.promptLogprobs) return;
+    const { pageTokens } = this.holdings;
+    const most = Math.floor((sequence.length - 1) / pageTokens);
+    const pages = this.holdings.adopt(sequence.held, sequence.names, sequence.tokens, most);
+    sequence.computed = pages * pageTokens;
+    sequence.named = pages;
+  }
+
+  private forgetPrefix(sequence: Sequence): void {
+    // a follower that has been given its prompt's pages keeps them: others take them if they must
+    if (sequence.sharesPrompt) return;
+    this.holdings.release(sequence.held);
+    sequence.computed = 0;
+    sequence.named = 0;
+  }
+
+  private fits(sequence: Sequence): boolean {
+    if (this.freeSlots.length === 0) return false;
+    return this.holdings.pools.every((pool, g) => {
+      let need = this.outstanding(sequence, g);
+      for (const other of this.running) need += this.outstanding(other, g);
+      return need <= pool.available;
+    });
+  }
+
+  /** Pages of the group that it needs besides those it holds. */
+  private outstanding({ request, promptLength, length, held }: Sequence, g: number): number {
+    const end = Math.min(length + headroom, promptLength + request.maxTokens);
+    return Math.max(0, this.holdings.need(g, end, this.limits.maxTokens) - held[g].ids.length);
+  }
+
+  /** Gives the sequence a part of the step, where there is room and there are pages. */
+  private place(s: Sequence, taken: StepInMaking, most: number): void {
+    if (!s.running) return;
+    let tokens = taken.room(s, this.cut(s, Math.min(most, s.wanted - s.computed)));
+    if (tokens === 0) return;
+    tokens = this.makeRoom(s, tokens, taken);
+    if (tokens === 0) return;
+    let draws = drawsAfter(s, tokens);
+    let mask: Uint32Array | undefined;
+    if (draws && s.constraint) {
+      mask = new Uint32Array(this.maskWords);
+      if (!s.constraint.mask(mask)) {
+        // not ready: everything but the row
+        mask = undefined;
+        draws = false;
+        tokens--;
+        if (tokens === 0) return;
+      }
+    }
+    const [scoreFrom, scoreTo] = scoresOf(s, tokens);
+    taken.add({ sequence: s, tokens, scoreFrom, scoreTo, draws, mask });
+  }
+
+  /** Steps end where a state is to be kept, and where the prompt is to be shared. */
+  private cut(s: Sequence, tokens: number): number {
+    const last = s.promptLength - 1;
+    if (s.computed < last && s.computed + tokens > last && hasFollowers(s)) tokens = last - s.computed;
+    if (this.prefixCache && this.holdings.hasStates) {
+      const { pageTokens } = this.holdings;
+      // the same prompt again begins from its last page boundary but one token
+      const again = last - (last % pageTokens);
+      const end = s.computed < again ? Math.min(again, s.computed + tokens) : s.computed + tokens;
+      const boundary = end - (end % pageTokens);
+      if (boundary > s.computed) tokens = boundary - s.computed;
+    }
+    return tokens;
+  }
+
+  /** Pages for as many of the tokens as can be had, 0 where there are none to be had even by preemption. */
+  private makeRoom(s: Sequence, tokens: number, taken: StepInMaking): number {
+    const { pageTokens } = this.holdings;
+    for (;;) {
+      for (let end = s.computed + tokens; end > s.computed; end = (Math.ceil(end / pageTokens) - 1) * pageTokens) {
+        if (this.holdings.grow(s.held, s.computed, end)) return end - s.computed;
+      }
+      const idle = this.worst(this.waiting.filter((other) => other.held.some(({ ids }) => ids.length > 0)));
+      const victim = idle ?? this.worst(this.running);
+      if (!victim || victim === s || (victim.running && before(victim, s) < 0)) return 0;
+      taken.drop(victim);
+      this.preempt(victim);
+    }
+  }
+
+  private worst(sequences: readonly Sequence[]): Sequence | undefined {
+    return sequences.reduce<Sequence | undefined>((a, b) => (a && before(a, b) > 0 ? a : b), undefined);
+  }
+
+  private preempt(s: Sequence): void {
+    this.preemptions++;
+    this.holdings.release(s.held);
+    s.computed = 0;
+    s.named = 0;
+    s.sharesPrompt = false;
+    if (!s.running) return;
+    this.freeSlot(s);
+    this.running.splice(this.running.indexOf(s), 1);
+    this.add(s);
+  }
+
+  private freeSlot(s: Sequence): void {
+    if (s.running) this.freeSlots.push(s.slot);
+    s.slot = -1;
+  }
+
+  private shareWithFollowers(s: Sequence): void {
+    if (s.computed !== s.promptLength - 1 || !hasFollowers(s)) return;
+    for (const other of s.record.choices) {
+      if (!other.follows || other.finished) continue;
+      other.follows = false;
+      other.held = this.holdings.share(s.held);
+      other.computed = s.computed;
+      other.named = s.named;
+      other.scored = s.promptLength;
+      other.sharesPrompt = s.computed > 0;
+      other.cachedTokens = s.cachedTokens;
+    }
+  }
+
+  /** After every step of the prompt, and every few pages of the answer. */
+  private keepState(s: Sequence): void {
+    const { pageTokens } = this.holdings;
+    const every = s.computed <= s.promptLength ? pageTokens : 16 * pageTokens;
+    if (s.computed % every !== 0 || s.computed > s.length) return;
+    this.holdings.snapshot(s.held, s.names, s.tokens, s.computed / pageTokens);
+  }
+}
+
+/** The entries chosen so far, and what is left of the step. */
+class StepInMaking {
+  entries: Entry[] = [];
+  private rows: number;
+
+  constructor(
+    private budget: number,
+    private readonly limits: StepLimits,
+  ) {
+    this.rows = limits.maxRows;
+  }
+
+  /** How many of the tokens there is room for. */
+  room(s: Sequence, tokens: number): number {
+    if (this.entries.length === this.limits.maxSequences) return 0;
+    tokens = Math.min(tokens, this.budget);
+    while (tokens > 0 && rowsOf(s, tokens) > this.rows) {
+      // every row over the limit is a token less, the drawn one or a scored one
+      tokens -= rowsOf(s, tokens) - this.rows;
+    }
+    return Math.max(0, tokens);
+  }
+
+  add(entry: Entry): void {
+    this.entries.push(entry);
+    this.budget -= entry.tokens;
+    this.rows -= entry.scoreTo - entry.scoreFrom + (entry.draws ? 1 : 0);
+  }
+
+  drop(sequence: Sequence): void {
+    const at = this.entries.findIndex((entry) => entry.sequence === sequence);
+    if (at < 0) return;
+    const [entry] = this.entries.splice(at, 1);
+    this.budget += entry.tokens;
+    this.rows += entry.scoreTo - entry.scoreFrom + (entry.draws ? 1 : 0);
+  }
+}
+
+function hasFollowers(s: Sequence): boolean {
+  return s.record.choices.some((other) => other.follows && !other.finished);
+}
+
+function drawsAfter(s: Sequence, tokens: number): boolean {
+  return s.computed + tokens === s.total && s.request.maxTokens > 0;
+}
+
+/** Positions of the prompt that become known by computing these tokens: each scores the one after it. */
+function scoresOf(s: Sequence, tokens: number): [from: number, to: number] {
+  if (!s.record.promptLogprobs) return [0, 0];
+  const from = Math.max(s.scored, s.computed + 1);
+  return [from, Math.max(from, Math.min(s.computed + tokens + 1, s.promptLength))];
+}
+
+function rowsOf(s: Sequence, tokens: number): number {
+  const [from, to] = scoresOf(s, tokens);
+  return to - from + (drawsAfter(s, tokens) ? 1 : 0);
+}

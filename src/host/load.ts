@@ -1,0 +1,151 @@
+// Owns: from what a client asks for (a LoadSpec) to a program ready for the engine: opens the checkpoint, builds the plan,
+// opens the device, and decides how much memory and context the model gets. Runs in the engine's thread or process.
+
+import { readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { UserError } from "../base/errors.js";
+import type { Device, KvDType, Limits, MemoryReport } from "../device/device.js";
+import { openDevice } from "../device/open.js";
+import type { LoadedModel } from "../engine/host.js";
+import { openCheckpoint } from "../formats/open.js";
+import { modelConfig } from "../model/config.js";
+import { decoderPlan } from "../model/decoder.js";
+import { fuse } from "../plan/passes/fuse.js";
+import type { Plan } from "../plan/plan.js";
+
+export interface LoadSpec {
+  /** A .gguf file or a Hugging Face folder. */
+  readonly path: string;
+  /** Default "auto". */
+  readonly device?: string;
+  /** Default: one a physical core. */
+  readonly threads?: number;
+  /** Default: the smaller of the model's own and what fits. */
+  readonly contextLength?: number;
+  /** Default "f16". */
+  readonly kvDtype?: KvDType;
+  /** Most sequences that run at once; default 16. */
+  readonly maxSequences?: number;
+  /** Steps in flight; default 1 on a CPU, where a step is a call that returns when it is done. */
+  readonly depth?: number;
+  readonly deterministic?: boolean;
+  /** Of the memory that is free after weights and workspace, what the KV pool may take; default a quarter, and up to three
+   *  quarters where a contextLength that was asked for needs them. */
+  readonly cacheShare?: number;
+}
+
+// The pool has pages for one sequence of the whole context, or for maxSequences of `usualTokens`, whichever is more: a
+// small model does not take memory that it has no use for. Shares bound it on machines where that is much.
+const usualTokens = 2048;
+const usualShare = 0.25;
+const largestShare = 0.75;
+
+/** Tokens of one step at most: long prompts are read in chunks of this. */
+const maxTokens = 512;
+
+export interface ModelPlan {
+  readonly plan: Plan;
+  readonly limits: Limits;
+  readonly memory: MemoryReport;
+  readonly trainedContextLength: number;
+}
+
+/** What loading would take, before anything is allocated. Throws UserError where it cannot fit, with the numbers. */
+export function planModel(
+  checkpoint: Awaited<ReturnType<typeof openCheckpoint>>,
+  device: Device,
+  spec: Omit<LoadSpec, "path" | "device">,
+): ModelPlan {
+  const config = modelConfig(checkpoint);
+  const plan = fuse(decoderPlan(config, checkpoint.tensors), device.info.ops);
+  const asked = spec.contextLength;
+  if (asked !== undefined && asked > config.contextLength) {
+    throw new UserError(`a context of ${asked} tokens was asked for, the model was made for ${config.contextLength}`, {
+      code: "context_too_long",
+      param: "contextLength",
+    });
+  }
+  const contextLength = asked ?? config.contextLength;
+  const maxSequences = spec.maxSequences ?? 16;
+  const free = device.info.memoryBytes;
+  const limits: Limits = {
+    maxTokens,
+    maxRows: Math.max(64, maxSequences),
+    maxSequences,
+    slots: maxSequences,
+    contextLength,
+    memoryBytes: free,
+    kvDtype: spec.kvDtype ?? "f16",
+    threads: spec.threads ?? physicalCores(),
+    depth: spec.depth ?? 1,
+    deterministic: spec.deterministic ?? false,
+    adapterSlots: 0,
+    maxPages: Math.ceil(Math.max(contextLength, usualTokens * maxSequences) / device.info.pageTokens),
+  };
+  const whole = device.estimate(plan, limits);
+  const fixed = whole.weights + whole.workspace;
+  const within = (share: number) => {
+    const fitted = { ...limits, memoryBytes: fixed + Math.floor((free - fixed) * share) };
+    return { fitted, memory: device.estimate(plan, fitted) };
+  };
+  let { fitted, memory } = within(spec.cacheShare ?? usualShare);
+  if (asked !== undefined && spec.cacheShare === undefined && memory.maxContext < asked) {
+    ({ fitted, memory } = within(largestShare));
+  }
+  if (asked !== undefined && memory.maxContext < asked) {
+    const pool = fitted.memoryBytes - fixed;
+    throw new UserError(
+      `a context of ${asked} tokens does not fit: ${pool} bytes are there for the cache, which hold ${memory.maxContext} tokens`,
+      { code: "out_of_memory", param: "contextLength" },
+    );
+  }
+  const context = Math.min(contextLength, memory.maxContext);
+  return { plan, limits: { ...fitted, contextLength: context }, memory, trainedContextLength: config.contextLength };
+}
+
+export async function loadModel(
+  spec: LoadSpec,
+  onProgress: (done: number, total: number) => void,
+): Promise<LoadedModel> {
+  const checkpoint = await openCheckpoint(spec.path);
+  try {
+    const device = await openDevice(spec.device);
+    const { plan, limits, trainedContextLength } = planModel(checkpoint, device, spec);
+    const program = await device.compile(plan, checkpoint, limits, { onProgress });
+    const { weights, workspace, cache } = program.memory;
+    return {
+      program,
+      limits,
+      modelLimits: {
+        contextLength: limits.contextLength,
+        trainedContextLength,
+        vocabSize: program.vocabSize,
+        maxSequences: limits.maxSequences,
+        device: device.info.description,
+        memory: { weights, workspace, cache },
+      },
+      close: async () => {
+        await program.close();
+        await device.close();
+        checkpoint.close();
+      },
+    };
+  } catch (error) {
+    checkpoint.close();
+    throw error;
+  }
+}
+
+/** Two hardware threads of a core share its arithmetic units: one thread a core computes as much. */
+export function physicalCores(): number {
+  const logical = availableParallelism();
+  const siblings = new Set<string>();
+  try {
+    for (let cpu = 0; cpu < logical; cpu++) {
+      siblings.add(readFileSync(`/sys/devices/system/cpu/cpu${cpu}/topology/thread_siblings_list`, "utf8"));
+    }
+  } catch {
+    return logical;
+  }
+  return Math.max(1, siblings.size);
+}

@@ -1,0 +1,110 @@
+// Owns: a server around models that are already loaded: the routes, the socket, and an orderly end. serve.ts loads models
+// for it; tests give it their own.
+import type { AddressInfo } from "node:net";
+import type { FastifyInstance } from "fastify";
+import { UserError } from "../base/errors.js";
+import { checkBinding } from "./auth.js";
+import { createHttp } from "./http.js";
+import { type ServedModel, ServedModels } from "./models.js";
+import { openaiRoutes } from "./openai.js";
+
+export interface ListenOptions {
+  /** Loopback by default; another address needs an API key. */
+  readonly host?: string;
+  /** 0: any free one. */
+  readonly port?: number;
+  /** Callers give one of them as Authorization: Bearer KEY. None: no key is asked for. */
+  readonly apiKeys?: readonly string[];
+  /** Of a request's body; a larger one is a 413. */
+  readonly maxBodyBytes?: number;
+  /** A stream that has been silent for so long gets a comment. */
+  readonly keepAliveMs?: number;
+  /** A reader whose full socket takes nothing for so long is cut off. */
+  readonly slowReaderMs?: number;
+  /** How long close() lets open requests go on. */
+  readonly drainMs?: number;
+}
+
+export const listenDefaults = {
+  host: "127.0.0.1",
+  port: 8080,
+  apiKeys: [],
+  maxBodyBytes: 8 << 20,
+  keepAliveMs: 10_000,
+  slowReaderMs: 30_000,
+  drainMs: 30_000,
+} as const satisfies Required<ListenOptions>;
+
+export interface RunningServer {
+  /** "http://127.0.0.1:8080" */
+  readonly url: string;
+  readonly port: number;
+  /** Takes no new requests, lets open ones end for drainMs, then ends them with an error. */
+  close(): Promise<void>;
+}
+
+export async function listen(served: readonly ServedModel[], options: ListenOptions = {}): Promise<RunningServer> {
+  const settings = { ...listenDefaults, ...withoutUndefined(options) };
+  checkBinding(settings.host, settings.apiKeys);
+  const models = new ServedModels(served);
+  const app = createHttp(settings);
+  const draining = new AbortController();
+  const closing = new AbortController();
+  refuseWhileDraining(app, draining.signal);
+  healthRoute(app, models);
+  openaiRoutes(app, models, settings, closing.signal);
+  try {
+    await app.listen({ host: settings.host, port: settings.port });
+  } catch (error) {
+    throw listenError(error, settings);
+  }
+  const { port } = app.server.address() as AddressInfo;
+  const name = settings.host.includes(":") ? `[${settings.host}]` : settings.host;
+  let closed: Promise<void> | undefined;
+  return {
+    url: `http://${name}:${port}`,
+    port,
+    close: () => (closed ??= close(app, draining, closing, settings.drainMs)),
+  };
+}
+
+async function close(app: FastifyInstance, draining: AbortController, closing: AbortController, drainMs: number) {
+  draining.abort();
+  const deadline = setTimeout(() => closing.abort(), drainMs);
+  // A connection that was busy when the server closed is idle once its answer has ended.
+  const sweep = setInterval(() => app.server.closeIdleConnections(), 50);
+  await app.close();
+  clearInterval(sweep);
+  clearTimeout(deadline);
+}
+
+function refuseWhileDraining(app: FastifyInstance, draining: AbortSignal): void {
+  app.addHook("onRequest", async (_request, reply) => {
+    if (!draining.aborted) return;
+    reply.header("connection", "close");
+    throw new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
+  });
+}
+
+function healthRoute(app: FastifyInstance, models: ServedModels): void {
+  app.get("/health", async () => ({
+    status: "ok",
+    models: models.all.map(({ id, queue }) => ({ id, running: queue.running, waiting: queue.waiting })),
+  }));
+}
+
+function listenError(error: unknown, { host, port }: { host: string; port: number }): unknown {
+  const code = (error as NodeJS.ErrnoException).code;
+  const because: Record<string, string> = {
+    EADDRINUSE: `port ${port} is taken; give another (--port), or 0 for any free one`,
+    EADDRNOTAVAIL: `this machine has no address ${host}`,
+    ENOTFOUND: `the name ${host} is not known`,
+    EACCES: `port ${port} needs rights that this user does not have; give one above 1023`,
+  };
+  if (code === undefined || !(code in because)) return error;
+  return new UserError(`Cannot listen on ${host}:${port}: ${because[code]}.`, { code: "cannot_listen", cause: error });
+}
+
+function withoutUndefined<T extends object>(options: T): T {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
+}

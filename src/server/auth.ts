@@ -1,0 +1,70 @@
+// Owns: who may call. API keys compared in constant time; a server without a key binds to loopback only and answers only
+// requests addressed to this machine by name (a web page that rebinds its DNS name to 127.0.0.1 is refused).
+import { createHash, timingSafeEqual } from "node:crypto";
+import { isIP } from "node:net";
+import type { FastifyInstance } from "fastify";
+import { UserError } from "../base/errors.js";
+
+/** Paths that need no key: a load balancer asks them. */
+const open = new Set(["/health"]);
+
+/** Throws UserError where the address is reachable from outside and no key is set. */
+export function checkBinding(host: string, apiKeys: readonly string[]): void {
+  if (apiKeys.some((key) => key === ""))
+    throw new UserError("An API key is empty; give one of at least one character.");
+  if (apiKeys.length === 0 && !isLoopback(host)) {
+    throw new UserError(
+      `Refusing to listen on ${host} without an API key: anyone who reaches this address could use the model. ` +
+        "Give a key (--api-key KEY), or stay on this machine (--host 127.0.0.1).",
+      { code: "api_key_needed", param: "host" },
+    );
+  }
+}
+
+export function isLoopback(host: string): boolean {
+  const name = host.replace(/^\[|\]$/g, "").toLowerCase();
+  return name === "localhost" || name === "::1" || name === "0:0:0:0:0:0:0:1" || /^127(\.\d{1,3}){3}$/.test(name);
+}
+
+export function guard(app: FastifyInstance, apiKeys: readonly string[]): void {
+  if (apiKeys.length === 0) {
+    app.addHook("onRequest", async (request) => {
+      if (!namesThisMachine(request.headers.host)) {
+        throw new UserError(
+          `This server answers only requests to localhost or an IP address, not to "${request.headers.host}". ` +
+            "Start it with --api-key to serve other names.",
+          { status: 403, code: "unknown_host" },
+        );
+      }
+    });
+    return;
+  }
+  const digests = apiKeys.map(digest);
+  app.addHook("onRequest", async (request, reply) => {
+    if (open.has(request.url.split("?", 1)[0])) return;
+    const given = /^Bearer +(\S+)$/i.exec(request.headers.authorization ?? "")?.[1];
+    // Every key is compared, each in constant time: neither which one matched nor how much of it shows in the timing.
+    const presented = digest(given ?? "");
+    let matches = 0;
+    for (const expected of digests) matches += timingSafeEqual(expected, presented) ? 1 : 0;
+    if (given !== undefined && matches > 0) return;
+    reply.header("www-authenticate", "Bearer");
+    throw new UserError(
+      given === undefined
+        ? "No API key was given; send it as the header Authorization: Bearer KEY."
+        : "The API key is not one of this server's.",
+      { status: 401, code: "invalid_api_key" },
+    );
+  });
+}
+
+function namesThisMachine(hostHeader: string | undefined): boolean {
+  if (hostHeader === undefined) return true;
+  const name = hostHeader
+    .replace(/:\d+$/, "")
+    .replace(/^\[|\]$/g, "")
+    .toLowerCase();
+  return name === "localhost" || name.endsWith(".localhost") || isIP(name) !== 0;
+}
+
+const digest = (key: string): Buffer => createHash("sha256").update(key).digest();

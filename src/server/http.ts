@@ -1,0 +1,139 @@
+// Owns: the HTTP application under every API surface: sizes, request ids, authentication, validation against schemas, and
+// answers to whatever is not a valid request (unknown path, wrong method, bad JSON). Knows no model. CORS headers are
+// never sent: a web page of another origin cannot call this server.
+import { randomUUID } from "node:crypto";
+import type { Socket } from "node:net";
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
+import { UserError } from "../base/errors.js";
+import { log } from "../base/log.js";
+import { guard } from "./auth.js";
+import { errorBody, failureOf, logFault } from "./errors.js";
+import { ClientGone, sendFailure } from "./stream.js";
+import { explainInvalid, type ValidationIssue } from "./validation.js";
+
+export interface HttpOptions {
+  readonly apiKeys: readonly string[];
+  readonly maxBodyBytes: number;
+}
+
+/** What callers may send as x-request-id: it is echoed and logged. */
+const validRequestId = /^[\x21-\x7e]{1,128}$/;
+
+export function createHttp(options: HttpOptions): FastifyInstance {
+  const app = Fastify({
+    bodyLimit: options.maxBodyBytes,
+    logger: false,
+    requestTimeout: 120_000,
+    // A model's id may contain slashes and be long.
+    routerOptions: { maxParamLength: 4096, ignoreTrailingSlash: true },
+    requestIdHeader: false,
+    genReqId: (raw) => {
+      const given = raw.headers["x-request-id"];
+      return typeof given === "string" && validRequestId.test(given) ? given : randomUUID();
+    },
+    return503OnClosing: false,
+    forceCloseConnections: "idle",
+    exposeHeadRoutes: false,
+    // Types are as JSON has them: "5" is not 5. Unknown fields are errors, never dropped.
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: false } },
+    schemaErrorFormatter: (issues, dataVar) => new InvalidField(issues as ValidationIssue[], dataVar),
+    clientErrorHandler: refuseMalformed,
+    frameworkErrors: (error, request, reply) => fail(error, request, reply),
+  });
+  app.removeContentTypeParser("text/plain");
+  app.addHook("onRequest", async (request, reply) => {
+    reply.header("x-request-id", request.id);
+  });
+  app.addHook("onResponse", async (request, reply) => logRequest(request, reply));
+  guard(app, options.apiKeys);
+  app.addHook("preValidation", async (request) => {
+    request.body = withoutNulls(request.body);
+  });
+  app.setErrorHandler(fail);
+  refuseUnknownPaths(app);
+  return app;
+}
+
+/** Carries ajv's findings from the formatter to the error handler, which knows the route's schema. */
+class InvalidField extends Error {
+  constructor(
+    readonly issues: ValidationIssue[],
+    readonly where: string,
+  ) {
+    super("The request does not match its schema.");
+  }
+}
+
+function fail(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
+  if (error instanceof ClientGone) {
+    reply.hijack();
+    return;
+  }
+  const cause =
+    error instanceof InvalidField
+      ? explainInvalid(error.issues, request.routeOptions.schema?.body, request.body)
+      : error;
+  const failure = failureOf(cause, request.id);
+  if (failure.status === 500) logFault(request, cause);
+  sendFailure(reply, failure);
+}
+
+function logRequest(request: FastifyRequest, reply: FastifyReply): void {
+  log.info(`${request.method} ${request.url} ${reply.raw.statusCode}`, {
+    ms: Math.round(reply.elapsedTime),
+    id: request.id,
+  });
+}
+
+/** null says the same as leaving the field out, in every API that we speak. */
+function withoutNulls(body: unknown): unknown {
+  if (body === null || typeof body !== "object" || Array.isArray(body)) return body;
+  return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null));
+}
+
+/** What is not HTTP, or comes too slowly: there is no request to answer through. */
+function refuseMalformed({ code }: { code?: string }, socket: Socket): void {
+  if (code === "ECONNRESET" || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const [status, message] =
+    code === "HPE_HEADER_OVERFLOW"
+      ? ["431 Request Header Fields Too Large", "The request's headers are too large."]
+      : code === "ERR_HTTP_REQUEST_TIMEOUT"
+        ? ["408 Request Timeout", "The request did not arrive in time."]
+        : ["400 Bad Request", "What was sent is not an HTTP/1.1 request."];
+  const failure = { status: Number.parseInt(status, 10), message, param: null, code: "bad_request", retryAfter: null };
+  const body = JSON.stringify(errorBody(failure));
+  socket.end(
+    `HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  );
+}
+
+/** 404, or 405 with Allow where the path exists under another method. */
+function refuseUnknownPaths(app: FastifyInstance): void {
+  const routes: { methods: readonly string[]; pattern: RegExp }[] = [];
+  app.addHook("onRoute", ({ method, url }) => {
+    routes.push({ methods: [method].flat(), pattern: pathPattern(url) });
+  });
+  app.setNotFoundHandler((request, reply) => {
+    const path = request.url.split("?", 1)[0].replace(/(.)\/$/, "$1");
+    const methods = [...new Set(routes.filter(({ pattern }) => pattern.test(path)).flatMap((route) => route.methods))];
+    const missing =
+      methods.length === 0
+        ? new UserError(`There is no ${path} here.`, { status: 404, code: "not_found" })
+        : new UserError(`${path} takes ${methods.join(" or ")}, not ${request.method}.`, {
+            status: 405,
+            code: "method_not_allowed",
+          });
+    if (methods.length > 0) reply.header("allow", methods.join(", "));
+    const failure = failureOf(missing, request.id);
+    reply.code(failure.status).send(errorBody(failure));
+  });
+}
+
+function pathPattern(url: string): RegExp {
+  const escaped = url.replace(/[.+?^${}()|[\]\\]/g, "\\$&");
+  return new RegExp(`^${escaped.replace(/\*/g, ".+").replace(/:[^/]+/g, "[^/]+")}$`);
+}

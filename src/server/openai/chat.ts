@@ -1,0 +1,150 @@
+// Owns: POST /v1/chat/completions: its body as a ChatJob, and deltas as chat choices.
+import { UserError } from "../../base/errors.js";
+import type { Session } from "../../session/session.js";
+import type { ChatJob, ChatMessage, DeltaToken } from "../../session/types.js";
+import { sharedJob } from "./job.js";
+import { chatLogprobs } from "./logprobs.js";
+import { type Exchange, heading, respondStream, respondWhole, type Shape } from "./respond.js";
+import type { ChatRequest } from "./schema.js";
+
+export async function chatCompletion(exchange: Exchange, body: ChatRequest): Promise<void> {
+  const job = chatJob(body);
+  const shape = new ChatShape(
+    exchange.model.session,
+    job,
+    body.return_token_ids ?? exchange.model.session.text === undefined,
+  );
+  if (body.stream) {
+    const head = heading("chatcmpl", "chat.completion.chunk", exchange.model);
+    await respondStream(exchange, [job], head, shape, body.stream_options?.include_usage ?? false);
+  } else {
+    await respondWhole(exchange, [job], heading("chatcmpl", "chat.completion", exchange.model), shape);
+  }
+}
+
+export function chatJob(body: ChatRequest): ChatJob {
+  if (body.top_logprobs !== undefined && body.logprobs !== true) {
+    throw new UserError('The field "top_logprobs" needs "logprobs": true.', { param: "top_logprobs" });
+  }
+  const { max_tokens, max_completion_tokens } = body;
+  if (max_tokens !== undefined && max_completion_tokens !== undefined && max_tokens !== max_completion_tokens) {
+    throw new UserError(
+      `max_tokens (${max_tokens}) and max_completion_tokens (${max_completion_tokens}) say different things; give one.`,
+      { param: "max_tokens" },
+    );
+  }
+  refuseTools(body);
+  return {
+    ...sharedJob(body),
+    messages: body.messages.map(chatMessage),
+    templateVariables: body.chat_template_kwargs,
+    addGenerationPrompt: body.add_generation_prompt ?? true,
+    maxTokens: max_completion_tokens ?? max_tokens,
+    logprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
+  };
+}
+
+function refuseTools({ tools, tool_choice }: ChatRequest): void {
+  if (tool_choice === "none") return;
+  if (tools !== undefined && tools.length > 0) {
+    throw new UserError(
+      'The field "tools" is not supported by this server; leave it out, or set "tool_choice": "none".',
+      {
+        code: "unsupported_field",
+        param: "tools",
+      },
+    );
+  }
+  if (tool_choice !== undefined && tool_choice !== "auto") {
+    throw new UserError('The field "tool_choice" must be "none" or "auto", or be left out: tools are not supported.', {
+      code: "unsupported_field",
+      param: "tool_choice",
+    });
+  }
+}
+
+/** What each role may carry beyond content. */
+function chatMessage(message: ChatRequest["messages"][number], index: number): ChatMessage {
+  const { role, content, name, tool_calls, tool_call_id } = message;
+  const at = `messages[${index}]`;
+  if (tool_calls !== undefined && role !== "assistant") {
+    throw new UserError(`Only an assistant's message may carry tool_calls, not a ${role}'s.`, {
+      param: `${at}.tool_calls`,
+    });
+  }
+  if (tool_call_id !== undefined && role !== "tool") {
+    throw new UserError(`Only a tool's message may carry tool_call_id, not a ${role}'s.`, {
+      param: `${at}.tool_call_id`,
+    });
+  }
+  if (role === "tool" && tool_call_id === undefined) {
+    throw new UserError(`The field "${at}.tool_call_id" is missing: a tool's message says which call it answers.`, {
+      code: "missing_field",
+      param: `${at}.tool_call_id`,
+    });
+  }
+  if ((content === undefined || content === null) && !(role === "assistant" && tool_calls !== undefined)) {
+    throw new UserError(`The field "${at}.content" is missing: give a string or a list of text parts.`, {
+      code: "missing_field",
+      param: `${at}.content`,
+    });
+  }
+  return {
+    role,
+    content: content ?? null,
+    name,
+    toolCallId: tool_call_id,
+    toolCalls: tool_calls?.map(({ id, function: call }) => ({ id, name: call.name, arguments: call.arguments })),
+  };
+}
+
+class ChatShape implements Shape {
+  constructor(
+    private readonly session: Session,
+    private readonly job: ChatJob,
+    private readonly withIds: boolean,
+  ) {}
+
+  chunk(_promptIndex: number, delta: Parameters<Shape["chunk"]>[1]) {
+    if (delta.type === "start") {
+      const choices = Array.from({ length: this.job.n }, (_, index) => ({
+        index,
+        delta: { role: "assistant", content: "" },
+        logprobs: null,
+        finish_reason: null,
+      }));
+      return { choices, ...(this.withIds ? { prompt_token_ids: [...delta.promptIds] } : {}) };
+    }
+    if (delta.type === "content") {
+      return {
+        choices: [{ ...this.piece(delta.index, delta.tokens), delta: { content: delta.text }, finish_reason: null }],
+      };
+    }
+    const { index, reason, stop, tokens } = delta;
+    const ids = this.withIds ? { token_ids: tokens.map(({ id }) => id) } : {};
+    return {
+      choices: [{ index, delta: {}, logprobs: null, finish_reason: reason, stop_reason: stop ?? null, ...ids }],
+    };
+  }
+
+  whole(answers: Parameters<Shape["whole"]>[0]) {
+    const [{ promptIds, choices }] = answers;
+    return {
+      choices: choices.map(({ index, text, tokens, silentTokens, reason, stop }) => ({
+        ...this.piece(index, tokens, silentTokens),
+        message: { role: "assistant", content: text, refusal: null },
+        finish_reason: reason,
+        stop_reason: stop ?? null,
+      })),
+      ...(this.withIds ? { prompt_token_ids: [...promptIds] } : {}),
+    };
+  }
+
+  private piece(index: number, tokens: readonly DeltaToken[], silent: readonly DeltaToken[] = []) {
+    return {
+      index,
+      logprobs: this.job.logprobs === undefined ? null : chatLogprobs(this.session, tokens),
+      ...(this.withIds ? { token_ids: [...tokens, ...silent].map(({ id }) => id) } : {}),
+    };
+  }
+}

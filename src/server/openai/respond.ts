@@ -1,0 +1,184 @@
+// Owns: running one OpenAI request, streamed or whole: places in the queue, the merging of several prompts' deltas, errors
+// before and in mid-stream, and usage. How deltas look on the wire is the route's Shape.
+import { randomBytes } from "node:crypto";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { UserError } from "../../base/errors.js";
+import { type Answer, collect } from "../../session/collect.js";
+import type { Prepared, Session } from "../../session/session.js";
+import type { ChatJob, Delta } from "../../session/types.js";
+import type { ServedModel } from "../models.js";
+import { ClientGone, clientSignal, EventStream, type StreamTimes } from "../stream.js";
+
+/** What every answer and every chunk of it begins with. */
+export interface Heading {
+  readonly id: string;
+  readonly object: string;
+  readonly created: number;
+  readonly model: string;
+  readonly system_fingerprint: string;
+}
+
+export interface Shape {
+  /** The choices of a chunk for a delta of the prompt at `promptIndex`, with fields of the chunk's own; null: none. */
+  chunk(promptIndex: number, delta: Delta): { choices: readonly object[] } | null;
+  /** One Answer a prompt. */
+  whole(answers: readonly Answer[]): { choices: readonly object[] };
+}
+
+export interface Exchange {
+  readonly request: FastifyRequest;
+  readonly reply: FastifyReply;
+  readonly model: ServedModel;
+  readonly times: StreamTimes;
+  /** Ends when the server does. */
+  readonly closing: AbortSignal;
+}
+
+export function heading(prefix: string, object: string, model: ServedModel): Heading {
+  return {
+    id: `${prefix}-${randomBytes(12).toString("hex")}`,
+    object,
+    created: Math.floor(Date.now() / 1000),
+    model: model.id,
+    system_fingerprint: model.fingerprint,
+  };
+}
+
+/** Jobs of one request, one a prompt. */
+export async function respondWhole(exchange: Exchange, jobs: readonly ChatJob[], head: Heading, shape: Shape) {
+  const { reply, model } = exchange;
+  await running(exchange, jobs, async (prepared, signal) => {
+    const answers = await Promise.all(prepared.map((one) => collect(checked(model.session.deltas(one, signal)))));
+    if (signal.aborted) throw interrupted(exchange);
+    reply.send({ ...head, ...shape.whole(answers), usage: usageOf(answers) });
+  });
+}
+
+export async function respondStream(
+  exchange: Exchange,
+  jobs: readonly ChatJob[],
+  head: Heading,
+  shape: Shape,
+  includeUsage: boolean,
+) {
+  const { request, reply, model, times } = exchange;
+  await running(exchange, jobs, async (prepared, signal) => {
+    const stream = new EventStream(request, reply, times);
+    const usage = new UsageCounter();
+    try {
+      for await (const { promptIndex, delta } of merged(model.session, prepared, signal)) {
+        usage.add(delta);
+        const chunk = shape.chunk(promptIndex, delta);
+        if (chunk !== null) await stream.send({ ...head, ...chunk, ...(includeUsage ? { usage: null } : {}) });
+      }
+      if (signal.aborted) throw interrupted(exchange);
+      if (includeUsage) await stream.send({ ...head, choices: [], usage: usage.total() });
+      await stream.done();
+    } catch (error) {
+      await stream.fail(error);
+    }
+  });
+}
+
+/** Prepares all jobs (a refusal is thrown before anything runs), holds their places, and aborts what a failure leaves. */
+async function running(
+  { request, reply, model, closing }: Exchange,
+  jobs: readonly ChatJob[],
+  run: (prepared: readonly Prepared[], signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const prepared = jobs.map((job) => model.session.prepare(job));
+  const leave = model.queue.enter(jobs.reduce((choices, job) => choices + job.n, 0));
+  const failed = new AbortController();
+  try {
+    await run(prepared, AbortSignal.any([clientSignal(request, reply), closing, failed.signal]));
+  } finally {
+    failed.abort();
+    leave();
+  }
+}
+
+/** Deltas of several prompts as they come. */
+async function* merged(
+  session: Session,
+  prepared: readonly Prepared[],
+  signal: AbortSignal,
+): AsyncGenerator<{ promptIndex: number; delta: Delta }> {
+  const streams = prepared.map((one) => checked(session.deltas(one, signal)));
+  if (streams.length === 1) {
+    for await (const delta of streams[0]) yield { promptIndex: 0, delta };
+    return;
+  }
+  const next = (promptIndex: number) => streams[promptIndex].next().then((result) => ({ promptIndex, result }));
+  const waiting = new Map(streams.map((_, promptIndex) => [promptIndex, next(promptIndex)]));
+  try {
+    while (waiting.size > 0) {
+      const { promptIndex, result } = await Promise.race(waiting.values());
+      if (result.done) waiting.delete(promptIndex);
+      else {
+        yield { promptIndex, delta: result.value };
+        waiting.set(promptIndex, next(promptIndex));
+      }
+    }
+  } finally {
+    // After a failure the others have no reader: their outcome is dropped, their requests are aborted.
+    for (const pending of waiting.values()) pending.catch(() => {});
+    for (const stream of streams) stream.return(undefined).catch(() => {});
+  }
+}
+
+/** Throws where a choice ends in an error: OpenAI's answers have no finish reason for it. */
+async function* checked(deltas: AsyncGenerator<Delta>): AsyncGenerator<Delta> {
+  for await (const delta of deltas) {
+    if (delta.type === "finish" && delta.reason === "error") {
+      const { message, status, code } = delta.error ?? {};
+      throw new UserError(message ?? "The model failed while it was answering.", {
+        status: status ?? 500,
+        code: code ?? "engine_error",
+      });
+    }
+    yield delta;
+  }
+}
+
+function interrupted({ closing }: Exchange): Error {
+  if (!closing.aborted) return new ClientGone();
+  return new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
+}
+
+export interface Usage {
+  readonly prompt_tokens: number;
+  readonly completion_tokens: number;
+  readonly total_tokens: number;
+  readonly prompt_tokens_details: { readonly cached_tokens: number };
+}
+
+class UsageCounter {
+  private prompt = 0;
+  private cached = 0;
+  private completion = 0;
+
+  add(delta: Delta): void {
+    if (delta.type === "start") {
+      this.prompt += delta.promptIds.length;
+      this.cached += delta.cachedTokens;
+    } else if (delta.type === "finish") this.completion += delta.timings.generatedTokens;
+  }
+
+  total(): Usage {
+    return {
+      prompt_tokens: this.prompt,
+      completion_tokens: this.completion,
+      total_tokens: this.prompt + this.completion,
+      prompt_tokens_details: { cached_tokens: this.cached },
+    };
+  }
+}
+
+function usageOf(answers: readonly Answer[]): Usage {
+  const usage = new UsageCounter();
+  for (const { promptIds, cachedTokens, choices } of answers) {
+    usage.add({ type: "start", promptIds, cachedTokens });
+    for (const choice of choices) usage.add({ type: "finish", ...choice });
+  }
+  return usage.total();
+}

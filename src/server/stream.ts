@@ -1,0 +1,130 @@
+// Owns: one server-sent event stream: headers when the first event comes (so that a failure before it still has a status
+// code), comments that keep proxies from closing it through a long prefill, and back-pressure: a reader that takes
+// nothing for too long is cut off, and its request is aborted.
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { errorBody, type Failure, failureOf, logFault } from "./errors.js";
+
+export interface StreamTimes {
+  /** A comment is sent when nothing else has been for so long. */
+  readonly keepAliveMs: number;
+  /** How long a full socket may take nothing. */
+  readonly slowReaderMs: number;
+}
+
+/** Aborts when the client goes away before the answer is complete. Holds for streams and for plain answers. */
+export function clientSignal(request: FastifyRequest, reply: FastifyReply): AbortSignal {
+  const controller = new AbortController();
+  const gone = () => {
+    if (!reply.raw.writableFinished) controller.abort();
+  };
+  reply.raw.once("close", gone);
+  if (request.socket.destroyed) gone();
+  return controller.signal;
+}
+
+export class EventStream {
+  private opened = false;
+  private readonly timer: NodeJS.Timeout;
+
+  constructor(
+    private readonly request: FastifyRequest,
+    private readonly reply: FastifyReply,
+    private readonly times: StreamTimes,
+  ) {
+    this.timer = setInterval(() => this.keepAlive(), times.keepAliveMs);
+    this.timer.unref();
+  }
+
+  /** Resolves when the socket takes more; a reader that is gone or too slow rejects. */
+  async send(data: object): Promise<void> {
+    await this.write(`data: ${JSON.stringify(data)}\n\n`);
+  }
+
+  async done(): Promise<void> {
+    await this.write("data: [DONE]\n\n");
+    this.end();
+  }
+
+  /** Before the first event: a plain error answer with its status. After it: an error event, then the end. */
+  async fail(error: unknown): Promise<void> {
+    const failure: Failure = failureOf(error, this.request.id);
+    if (failure.status === 500 && !(error instanceof ClientGone)) logFault(this.request, error);
+    if (!this.opened) {
+      clearInterval(this.timer);
+      sendFailure(this.reply, failure);
+      return;
+    }
+    try {
+      await this.send(errorBody(failure));
+      await this.done();
+    } catch {
+      this.end();
+    }
+  }
+
+  private open(): void {
+    this.opened = true;
+    const headers = this.reply.getHeaders();
+    this.reply.hijack();
+    const raw = this.reply.raw;
+    for (const [name, value] of Object.entries(headers)) if (value !== undefined) raw.setHeader(name, value);
+    raw.writeHead(200, {
+      "content-type": "text/event-stream; charset=utf-8",
+      "cache-control": "no-cache",
+      "x-accel-buffering": "no",
+    });
+    raw.socket?.setNoDelay(true);
+  }
+
+  private keepAlive(): void {
+    const raw = this.reply.raw;
+    if (raw.destroyed || raw.writableEnded || raw.writableNeedDrain) return;
+    if (!this.opened) this.open();
+    raw.write(": keep-alive\n\n");
+  }
+
+  private async write(text: string): Promise<void> {
+    const raw = this.reply.raw;
+    if (raw.destroyed) throw new ClientGone();
+    if (!this.opened) this.open();
+    this.timer.refresh();
+    if (!raw.write(text)) await this.drained();
+  }
+
+  private drained(): Promise<void> {
+    const raw = this.reply.raw;
+    return new Promise((resolve, reject) => {
+      const settle = (action: () => void) => {
+        clearTimeout(timer);
+        raw.off("drain", drain);
+        raw.off("close", close);
+        action();
+      };
+      const drain = () => settle(resolve);
+      const close = () => settle(() => reject(new ClientGone()));
+      const timer = setTimeout(() => {
+        raw.destroy();
+        settle(() => reject(new ClientGone()));
+      }, this.times.slowReaderMs);
+      raw.once("drain", drain);
+      raw.once("close", close);
+    });
+  }
+
+  private end(): void {
+    clearInterval(this.timer);
+    this.reply.raw.end();
+  }
+}
+
+/** The reader went away, or stopped reading: there is nobody to tell. */
+export class ClientGone extends Error {
+  constructor() {
+    super("The client has gone away.");
+  }
+}
+
+export function sendFailure(reply: FastifyReply, failure: Failure): void {
+  if (failure.retryAfter !== null) reply.header("retry-after", String(failure.retryAfter));
+  reply.code(failure.status).send(errorBody(failure));
+}

@@ -1,0 +1,53 @@
+// Owns: a stream of deltas gathered into one whole answer, for callers that do not stream.
+import type { FinishReason, Timings, TokenLogprobs } from "../engine/types.js";
+import type { Delta, DeltaToken } from "./types.js";
+
+export interface Choice {
+  readonly index: number;
+  readonly text: string;
+  /** Those whose text is in the answer. */
+  readonly tokens: readonly DeltaToken[];
+  /** The others: see Delta. */
+  readonly silentTokens: readonly DeltaToken[];
+  readonly reason: FinishReason;
+  readonly stop?: string | number;
+  readonly error?: { readonly message: string; readonly status: number; readonly code: string };
+  readonly timings: Timings;
+}
+
+export interface Answer {
+  readonly promptIds: Int32Array;
+  readonly cachedTokens: number;
+  readonly promptLogprobs?: readonly (TokenLogprobs | null)[];
+  /** In order of index. */
+  readonly choices: readonly Choice[];
+}
+
+export async function collect(deltas: AsyncIterable<Delta>): Promise<Answer> {
+  let start: (Delta & { type: "start" }) | undefined;
+  const open = new Map<number, { text: string; tokens: DeltaToken[] }>();
+  const choices: Choice[] = [];
+  for await (const delta of deltas) {
+    if (delta.type === "start") {
+      start = delta;
+      continue;
+    }
+    const { index } = delta;
+    const gathered = open.get(index) ?? { text: "", tokens: [] };
+    open.set(index, gathered);
+    if (delta.type === "content") {
+      gathered.text += delta.text;
+      gathered.tokens.push(...delta.tokens);
+    } else {
+      const { reason, stop, error, timings, tokens } = delta;
+      choices.push({ index, ...gathered, silentTokens: tokens, reason, stop, error, timings });
+    }
+  }
+  choices.sort((a, b) => a.index - b.index);
+  return {
+    promptIds: start?.promptIds ?? new Int32Array(0),
+    cachedTokens: start?.cachedTokens ?? 0,
+    promptLogprobs: start?.promptLogprobs,
+    choices,
+  };
+}

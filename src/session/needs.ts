@@ -1,0 +1,44 @@
+// Owns: what a session asks of the parts below it. EngineClient is a Generator; text/ gives a TextModel.
+import type { GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
+import type { ChatMessage, Tool } from "./types.js";
+
+export interface Generator {
+  readonly limits: ModelLimits;
+  /** The signal ends all of its choices, as does leaving the iteration; each ends with one finish event. */
+  generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterable<TokenEvent>;
+  /** Ends a choice, or all of a request's; each still gets its finish event. */
+  abort(id: string, index?: number): void;
+}
+
+/** Absent for a checkpoint that has none: it is then served by token ids alone. */
+export interface TextModel {
+  readonly tokenizer: TextTokenizer;
+  readonly template?: TextTemplate;
+}
+
+export interface TextTokenizer {
+  /** Ids that end an answer. */
+  readonly endIds: readonly number[];
+  /** bos: put the model's first token before it, where it has one. special: spelled-out special tokens become ids. */
+  encode(text: string, options: { bos?: boolean; special?: boolean }): Int32Array;
+  tokenBytes(id: number): Uint8Array;
+  /** whole: the ids are a text from its beginning, not the continuation of one. */
+  detokenizer(options: { skipSpecial: boolean; whole?: boolean }): TextStream;
+}
+
+/** Gives whole characters only. */
+export interface TextStream {
+  push(id: number): string;
+  flush(): string;
+}
+
+export interface TextTemplate {
+  encode(
+    messages: readonly ChatMessage[],
+    options: {
+      tools?: readonly Tool[];
+      variables?: Readonly<Record<string, unknown>>;
+      addGenerationPrompt: boolean;
+    },
+  ): Int32Array;
+}

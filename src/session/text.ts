@@ -1,0 +1,63 @@
+// Owns: the text side of one checkpoint as a session uses it: encoding prompts and conversations, streams of text, and
+// a token's bytes. Ids that the model can draw but the vocabulary does not name (padding rows) have no text.
+import { log } from "../base/log.js";
+import type { CheckpointMeta } from "../formats/checkpoint.js";
+import { type ChatTemplate, encodeChat, type TemplateMessage } from "../text/chat.js";
+import { Detokenizer } from "../text/detokenizer.js";
+import { createTextModel } from "../text/text.js";
+import type { Tokenizer } from "../text/tokenizer.js";
+import type { TextModel, TextStream, TextTemplate, TextTokenizer } from "./needs.js";
+import type { ChatMessage } from "./types.js";
+
+/** Undefined for a checkpoint without a tokenizer: it is served by token ids alone. */
+export function loadText(meta: CheckpointMeta): TextModel | undefined {
+  const { tokenizer, template } = createTextModel(meta);
+  if (tokenizer === undefined) return undefined;
+  for (const warning of tokenizer.warnings) log.warn(warning);
+  return { tokenizer: textTokenizer(tokenizer), template: template && textTemplate(tokenizer, template) };
+}
+
+const noBytes = new Uint8Array(0);
+
+function textTokenizer(tokenizer: Tokenizer): TextTokenizer {
+  const known = (id: number) => id >= 0 && id < tokenizer.vocabSize;
+  return {
+    endIds: tokenizer.eosIds,
+    encode: (text, { bos = false, special = false }) =>
+      tokenizer.encode(text, { addSpecial: bos ? "begin" : false, parseSpecial: special }),
+    tokenBytes: (id) => (known(id) ? tokenizer.decodeBytes(id).slice() : noBytes),
+    detokenizer({ skipSpecial, whole = false }): TextStream {
+      const stream = new Detokenizer(tokenizer, { skipSpecial, stripLeadingSpace: whole });
+      return { push: (id) => (known(id) ? stream.push(id) : ""), flush: () => stream.flush() };
+    },
+  };
+}
+
+function textTemplate(tokenizer: Tokenizer, template: ChatTemplate): TextTemplate {
+  return {
+    encode(messages, { tools, variables, addGenerationPrompt }) {
+      const rendered = template.render({
+        messages: messages.map(templateMessage),
+        tools: tools?.map((tool) => ({ type: "function", function: tool })),
+        variables,
+        addGenerationPrompt,
+      });
+      return encodeChat(tokenizer, rendered);
+    },
+  };
+}
+
+/** In OpenAI's form, which is what templates are written for. */
+function templateMessage({ role, content, name, toolCalls, toolCallId }: ChatMessage): TemplateMessage {
+  const message: Record<string, unknown> = { role, content };
+  if (name !== undefined) message.name = name;
+  if (toolCallId !== undefined) message.tool_call_id = toolCallId;
+  if (toolCalls !== undefined) {
+    message.tool_calls = toolCalls.map((call) => ({
+      id: call.id,
+      type: "function",
+      function: { name: call.name, arguments: call.arguments },
+    }));
+  }
+  return message as TemplateMessage;
+}

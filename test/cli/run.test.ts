@@ -1,0 +1,131 @@
+// The commands that load a model, on a tiny one of random weights: what comes out where, and in which form.
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { millrace, startMillrace } from "../support/millrace.js";
+import { smollm2 } from "../support/models.js";
+import { writeTinyLlamaGguf } from "../support/tiny-llama.js";
+
+let home: string;
+let tiny: string;
+let base: string;
+const reference = ["--device", "reference"];
+const run = (args: readonly string[], input = "") => millrace(args, { input, env: { MILLRACE_HOME: home } });
+
+beforeAll(() => {
+  home = mkdtempSync(join(tmpdir(), "millrace-run-"));
+  tiny = join(home, "tiny.gguf");
+  writeTinyLlamaGguf(tiny);
+  base = join(home, "base.gguf");
+  writeTinyLlamaGguf(base, { meta: { "tokenizer.chat_template": undefined } });
+});
+afterAll(() => rmSync(home, { recursive: true }));
+
+test("an answer goes to standard output, and one line of figures to standard error", async () => {
+  const { code, stdout, stderr } = await run(["run", tiny, ...reference, "--max-tokens", "8", "--seed", "1", "Hello"]);
+  expect(stderr).toMatch(
+    /^\[prompt \d+ tokens, [\d.]+ tokens\/s · generation \d+ tokens.* · time to first token \d+ ms\]\n$/,
+  );
+  expect(stdout).toMatch(/\n$/);
+  expect(code).toBe(0);
+});
+
+test("--json is one object with the answer and its figures, and the seed repeats it", async () => {
+  const args = ["run", tiny, ...reference, "--json", "--max-tokens", "8", "--temperature", "1", "Hello", "there"];
+  const first = JSON.parse((await run(args)).stdout);
+  expect(first.generatedTokens).toBe(first.tokenIds.length);
+  expect(["stop", "length"]).toContain(first.finishReason);
+  for (const name of ["promptTokensPerSecond", "ttftMs", "startToFirstTokenMs", "loadMs", "promptTokens"]) {
+    expect(first[name]).toBeGreaterThan(0);
+  }
+  expect(first.startToFirstTokenMs).toBeGreaterThan(first.ttftMs);
+  const again = JSON.parse((await run([...args, "--seed", first.seed])).stdout);
+  expect(again.tokenIds).toEqual(first.tokenIds);
+});
+
+test("a prompt can be piped in, and is the same prompt", async () => {
+  const args = ["run", tiny, ...reference, "--json", "--max-tokens", "4", "--temperature", "0"];
+  const [piped, given] = await Promise.all([run(args, "Hello there"), run([...args, "Hello there"])]);
+  expect(JSON.parse(piped.stdout).tokenIds).toEqual(JSON.parse(given.stdout).tokenIds);
+});
+
+test("--system and --raw change the prompt; a model without a template continues the text and says so", async () => {
+  const args = ["run", tiny, ...reference, "--json", "--max-tokens", "1"];
+  const tokens = async (...more: string[]) => JSON.parse((await run([...args, ...more, "Hi"])).stdout).promptTokens;
+  const [plain, system, raw] = [await tokens(), await tokens("--system", "Be brief."), await tokens("--raw")];
+  expect(system).toBeGreaterThan(plain);
+  expect(raw).toBeLessThan(plain);
+  const noTemplate = await run(["run", base, ...reference, "--max-tokens", "1", "Hi"]);
+  expect(noTemplate.stderr).toContain("has no chat template");
+  expect(noTemplate.code).toBe(0);
+});
+
+test("a prompt beyond the context is refused with both numbers", async () => {
+  const { code, stderr } = await run(["run", tiny, ...reference, "--ctx", "32", "word ".repeat(100)]);
+  expect(code).toBe(1);
+  expect(stderr).toContain("32");
+});
+
+test("inspect shows metadata, tensors and memory; --plan the operations; --json is all of it", async () => {
+  const text = (await run(["inspect", tiny, ...reference])).stdout;
+  for (const part of ["general.architecture", "token_embd.weight", "memory on", "weights", "context for"]) {
+    expect(text).toContain(part);
+  }
+  const plan = (await run(["inspect", tiny, ...reference, "--plan"])).stdout;
+  for (const part of ["embed", "attention", "logits", "FLOPs"]) expect(plan).toContain(part);
+  const json = JSON.parse((await run(["inspect", tiny, ...reference, "--json", "--plan"])).stdout);
+  expect(json.memory.weights).toBeGreaterThan(0);
+  expect(json.plan[0]).toMatchObject({ op: "embed" });
+  expect(json.tensors[0]).toHaveProperty("shape");
+});
+
+test("bench gives the medians by name and every run", async () => {
+  const latency = ["bench", "latency", "--model", tiny, ...reference, "--json"];
+  const one = JSON.parse((await run([...latency, "--prompt", "20", "--generate", "6", "--repeat", "3"])).stdout);
+  expect(one.runs).toHaveLength(3);
+  for (const name of ["promptTokensPerSecond", "generationTokensPerSecond", "ttftMs"]) {
+    const values = one.runs.map((r: Record<string, number>) => r[name]).sort((a: number, b: number) => a - b);
+    expect(one[name]).toBe(values[1]);
+  }
+  const throughput = ["bench", "throughput", "--model", tiny, ...reference, "--json", "--repeat", "1"];
+  const many = JSON.parse((await run([...throughput, "--requests", "3", "--prompt", "8", "--generate", "6"])).stdout);
+  expect(many).toMatchObject({ requests: 3, prompt: 8, generate: 6 });
+  expect(many.totalGenerationTokensPerSecond).toBeGreaterThan(0);
+});
+
+test("Ctrl-C stops an answer: what has come stays, the figures follow, the exit code is 130", async () => {
+  const args = ["run", smollm2(), "--raw", "--temperature", "0", "--max-tokens", "4000", "Once upon a time"];
+  const running = startMillrace(args, { env: { MILLRACE_HOME: home } });
+  await new Promise((seen) => running.child.stdout?.once("data", seen));
+  await sleep(200);
+  running.child.kill("SIGINT");
+  const { code, stdout, stderr } = await running.done;
+  expect(code).toBe(130);
+  expect(stdout.length).toBeGreaterThan(0);
+  expect(stderr).toContain("time to first token");
+});
+
+test("the real model answers, and knows when to stop", async () => {
+  const question = "Why does the moon look larger when it is close to the horizon? Answer in two sentences.";
+  const args = ["run", smollm2(), "--json", "--temperature", "0", "--max-tokens", "200", question];
+  const { text, finishReason } = JSON.parse((await run(args)).stdout);
+  expect(text).toMatch(/moon/i);
+  expect(finishReason).toBe("stop");
+});
+
+test("serve takes requests, and ends tidily with all its processes", async () => {
+  const args = ["serve", tiny, ...reference, "--port", "0", "--json", "--id", "tiny"];
+  const running = startMillrace(args, { env: { MILLRACE_HOME: home } });
+  const line = await new Promise<string>((seen) => running.child.stdout?.once("data", seen));
+  const { url, models } = JSON.parse(line);
+  expect(models).toMatchObject([{ id: "tiny" }]);
+  const body = JSON.stringify({ model: "tiny", prompt: "Hello", max_tokens: 4 });
+  const headers = { "content-type": "application/json" };
+  const answer = await fetch(`${url}/v1/completions`, { method: "POST", headers, body });
+  expect(answer.status).toBe(200);
+  running.child.kill("SIGTERM");
+  expect((await running.done).code).toBe(0);
+  await expect(fetch(`${url}/health`)).rejects.toThrow();
+});

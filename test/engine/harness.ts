@@ -1,0 +1,152 @@
+// An engine on the null device, stepped by hand, its events collected by choice.
+import type { Limits, PageGroup } from "../../src/device/device.js";
+import { type Fault, NullProgram } from "../../src/device/null/program.js";
+import { type ConstraintFactory, Engine, type FinishEvent } from "../../src/engine/loop.js";
+import type { GenerateRequest, SamplingParams, TokenLogprobs } from "../../src/engine/types.js";
+
+export const pageTokens = 4;
+export const vocabSize = 97;
+
+export interface WorldOptions {
+  stepTokens?: number;
+  depth?: number;
+  pages?: number;
+  windowPages?: number;
+  window?: number;
+  states?: number;
+  maxSequences?: number;
+  slots?: number;
+  maxRows?: number;
+  contextLength?: number;
+  prefixCache?: boolean;
+  fault?: Fault;
+  beforeResult?: () => Promise<void>;
+}
+
+export interface Choice {
+  tokens: number[];
+  logprobs: (TokenLogprobs | undefined)[];
+  finishes: FinishEvent[];
+}
+
+export interface Outcome {
+  starts: { cachedTokens: number; promptLogprobs: readonly (TokenLogprobs | null)[] | undefined }[];
+  choices: Choice[];
+}
+
+export class World {
+  readonly outcomes = new Map<string, Outcome>();
+  readonly program: NullProgram;
+  readonly engine: Engine;
+  readonly limits: Limits;
+  clock = 0;
+
+  constructor(o: WorldOptions = {}) {
+    const slots = o.slots ?? o.maxSequences ?? 8;
+    this.limits = {
+      maxTokens: 512,
+      maxRows: o.maxRows ?? 16,
+      maxSequences: o.maxSequences ?? 8,
+      slots,
+      contextLength: o.contextLength ?? 128,
+      memoryBytes: 2 ** 20,
+      kvDtype: "f32",
+      threads: 1,
+      depth: o.depth ?? 1,
+      deterministic: true,
+      adapterSlots: 1,
+      maxPages: 0,
+    };
+    const groups: PageGroup[] = [
+      { kind: "paged", pageTokens, pageBytes: 16, numPages: o.pages ?? 256 },
+      { kind: "paged", pageTokens, pageBytes: 16, numPages: o.windowPages ?? 256, window: o.window ?? 10 },
+    ];
+    if (o.states) groups.push({ kind: "state", pageTokens: 0, pageBytes: 8, numPages: o.states });
+    const { limits } = this;
+    this.program = new NullProgram({ groups, vocabSize, limits, fault: o.fault, beforeResult: o.beforeResult });
+    this.engine = new Engine(this.program, limits, {
+      stepTokens: o.stepTokens ?? 512,
+      prefixCache: o.prefixCache,
+      pause: async () => {},
+      now: () => this.clock++,
+      output: {
+        start: (id, cachedTokens, promptLogprobs) => {
+          this.of(id).starts.push({ cachedTokens, promptLogprobs: promptLogprobs?.slice() });
+        },
+        token: (id, index, token, logprobs) => {
+          const choice = this.of(id).choices[index];
+          choice.tokens.push(token);
+          choice.logprobs.push(logprobs);
+        },
+        finish: (id, event) => this.of(id).choices[event.index].finishes.push(event),
+        flush: () => {},
+      },
+    });
+  }
+
+  submit(request: GenerateRequest, constraint?: ConstraintFactory): void {
+    const choices = Array.from({ length: request.n }, () => ({ tokens: [], logprobs: [], finishes: [] }));
+    this.outcomes.set(request.id, { starts: [], choices });
+    this.engine.submit(request, constraint);
+  }
+
+  /** Steps until nothing is left, proving the invariants after each. */
+  async finish(): Promise<void> {
+    for (let i = 0; ; i++) {
+      const worked = await this.engine.step();
+      this.engine.check();
+      const { running, waiting } = this.engine.stats();
+      if (!worked && running + waiting === 0) return;
+      if (i > 100_000) throw new Error(`stuck with ${running} running and ${waiting} waiting`);
+    }
+  }
+
+  of(id: string): Outcome {
+    return this.outcomes.get(id)!;
+  }
+
+  tokens(id: string, index = 0): number[] {
+    return this.of(id).choices[index].tokens;
+  }
+
+  reason(id: string, index = 0): string {
+    return this.of(id)
+      .choices[index].finishes.map(({ reason }) => reason)
+      .join();
+  }
+}
+
+export const greedy: SamplingParams = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  seed: 0n,
+  logitBias: [],
+};
+
+export function request(id: string, promptIds: Iterable<number>, rest: Partial<GenerateRequest> = {}): GenerateRequest {
+  return {
+    id,
+    promptIds: Int32Array.from(promptIds),
+    n: 1,
+    sampling: greedy,
+    maxTokens: 8,
+    minTokens: 0,
+    stopIds: [],
+    priority: 0,
+    ...rest,
+  };
+}
+
+/** count ids that depend on seed alone. */
+export function ids(count: number, seed = 1): number[] {
+  let x = seed * 2654435761;
+  return Array.from({ length: count }, () => {
+    x = (Math.imul(x ^ (x >>> 15), 0x2c1b3c6d) + 0x9e3779b9) | 0;
+    return (x >>> 0) % vocabSize;
+  });
+}

@@ -1,0 +1,127 @@
+// Random lives on the null device: whatever happens beside it, a request gets the tokens that it gets alone.
+import { describe, expect, it } from "vitest";
+import type { GenerateRequest } from "../../src/engine/types.js";
+import { greedy, ids, request, World, type WorldOptions } from "./harness.js";
+
+class Dice {
+  constructor(private state: number) {}
+  below(n: number): number {
+    this.state = (Math.imul(this.state ^ (this.state >>> 16), 0x45d9f3b) + 0x9e3779b9) | 0;
+    return ((this.state ^ (this.state >>> 13)) >>> 0) % n;
+  }
+  chance(percent: number): boolean {
+    return this.below(100) < percent;
+  }
+  pick<T>(values: readonly T[]): T {
+    return values[this.below(values.length)];
+  }
+}
+
+function randomRequest(dice: Dice, id: string): GenerateRequest {
+  const shared = ids(60, 7 + dice.below(2));
+  const prompt = [...shared.slice(0, dice.below(60)), ...ids(1 + dice.below(20), dice.below(50))];
+  const maxTokens = 1 + dice.below(30);
+  const scores = dice.chance(12);
+  return request(id, prompt, {
+    n: dice.chance(25) ? 2 + dice.below(3) : 1,
+    maxTokens: scores && dice.chance(40) ? 0 : maxTokens,
+    minTokens: dice.chance(30) ? dice.below(maxTokens) : 0,
+    stopIds: dice.chance(60) ? ids(8, dice.below(1000)) : [],
+    priority: dice.chance(20) ? dice.below(3) - 1 : 0,
+    sampling: { ...greedy, seed: BigInt(dice.below(1000)) * 0x123456789n, repetitionPenalty: dice.pick([1, 1, 1.1]) },
+    logprobs: dice.chance(30) ? dice.below(4) : undefined,
+    promptLogprobs: scores ? dice.below(3) : undefined,
+    cacheSalt: dice.chance(10) ? "salt" : undefined,
+  });
+}
+
+/** What each choice gives with nothing beside it, no cache and no hurry. */
+async function alone(r: GenerateRequest, states: number) {
+  const world = new World({ prefixCache: false, states, contextLength: 200 });
+  world.submit(r);
+  await world.finish();
+  return world.of(r.id);
+}
+
+async function simulate(seed: number): Promise<{ preemptions: number; hits: number; compared: number }> {
+  const dice = new Dice(seed);
+  const tight = dice.chance(60);
+  const options: WorldOptions = {
+    stepTokens: dice.pick([1, 3, 17, 512]),
+    depth: dice.pick([1, 2, 3]),
+    pages: tight ? 28 + dice.below(8) : 256,
+    windowPages: tight ? 12 + dice.below(20) : 256,
+    states: dice.chance(35) ? dice.pick([9, 12, 40]) : 0,
+    maxSequences: dice.pick([2, 4, 8]),
+    maxRows: dice.pick([4, 16]),
+    contextLength: 120,
+  };
+  options.slots = options.maxSequences! + (dice.chance(30) ? 2 : 0);
+  if (dice.chance(50)) options.beforeResult = () => new Promise((resolve) => setImmediate(resolve));
+  const world = new World(options);
+  const requests: GenerateRequest[] = [];
+  const aborted = new Set<string>();
+  for (let i = 0; i < 12 + dice.below(10); i++) {
+    const r = randomRequest(dice, `r${i}`);
+    requests.push(r);
+    world.submit(r);
+    for (let steps = dice.below(12); steps > 0; steps--) {
+      await world.engine.step();
+      world.engine.check();
+      if (dice.chance(4)) {
+        const victim = dice.pick(requests);
+        const index = dice.chance(50) ? dice.below(victim.n) : undefined;
+        world.engine.abort(victim.id, index);
+        for (let c = 0; c < victim.n; c++) if (index === undefined || index === c) aborted.add(`${victim.id}.${c}`);
+        world.engine.check();
+      }
+    }
+  }
+  await world.finish();
+  const stats = world.engine.stats();
+  for (const { used, total, free, cached } of stats.pages) {
+    expect(used).toBe(0);
+    expect(free + cached).toBe(total);
+  }
+  let compared = 0;
+  for (const r of requests) {
+    const expected = await alone(r, options.states ?? 0);
+    const outcome = world.of(r.id);
+    outcome.choices.forEach((choice, c) => {
+      const wanted = expected.choices[c];
+      const where = `seed ${seed}, ${r.id}.${c}`;
+      expect(choice.finishes.length, where).toBe(1);
+      if (aborted.has(`${r.id}.${c}`) && choice.finishes[0].reason === "abort") {
+        expect(choice.tokens, where).toEqual(wanted.tokens.slice(0, choice.tokens.length));
+        return;
+      }
+      expect(choice.tokens, where).toEqual(wanted.tokens);
+      expect(choice.logprobs, where).toEqual(wanted.logprobs);
+      expect(choice.finishes[0].reason, where).toBe(wanted.finishes[0].reason);
+      expect(choice.finishes[0].stopId, where).toBe(wanted.finishes[0].stopId);
+      expect(choice.finishes[0].timings.generatedTokens, where).toBe(choice.tokens.length);
+      expect(outcome.starts.length, where).toBe(1);
+      expect(outcome.starts[0].promptLogprobs, where).toEqual(expected.starts[0].promptLogprobs);
+      compared += choice.tokens.length;
+    });
+  }
+  return { preemptions: stats.preemptions, hits: stats.prefixHits, compared };
+}
+
+describe("the engine, simulated", () => {
+  for (let part = 0; part < 4; part++) {
+    it(`gives every request what it gets alone (seeds ${part * 30} to ${part * 30 + 29})`, async () => {
+      const sums = { preemptions: 0, hits: 0, compared: 0 };
+      for (let seed = part * 30; seed < part * 30 + 30; seed++) {
+        const one = await simulate(seed + 1);
+        sums.preemptions += one.preemptions;
+        sums.hits += one.hits;
+        sums.compared += one.compared;
+      }
+      // the seeds do meet what they are for
+      expect(sums.preemptions).toBeGreaterThan(30);
+      expect(sums.hits).toBeGreaterThan(500);
+      expect(sums.compared).toBeGreaterThan(3000);
+    });
+  }
+});
