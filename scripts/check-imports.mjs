@@ -14,7 +14,7 @@ const below = {
   device: ["base", "formats", "plan"],
   engine: ["base", "formats", "plan", "model", "device"],
   session: ["base", "formats", "text", "engine"],
-  host: ["base", "formats", "plan", "model", "device", "engine"],
+  host: ["base", "formats", "text", "plan", "model", "device", "engine", "session"],
   store: ["base"],
   index: ["base", "formats", "text", "plan", "model", "device", "engine", "session", "host", "store"],
   server: ["base", "text", "engine", "session", "host", "store", "index"],

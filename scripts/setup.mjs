@@ -3,7 +3,7 @@
 // Plain JavaScript and node's own modules only: it runs before anything is installed. Says what it does on standard error.
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -62,6 +62,12 @@ function modulesMatchLock() {
 
 export function ensureModules() {
   if (modulesMatchLock()) return;
+  if (lstatSync(join(root, "node_modules"), { throwIfNoEntry: false })?.isSymbolicLink()) {
+    say(
+      "node_modules is a link to a folder that is not this clone's, and does not match package-lock.json: going on with it.",
+    );
+    return;
+  }
   say("Installing packages (once)…");
   const npm = process.env.npm_execpath;
   const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error"];

@@ -2,16 +2,13 @@
 // engine runs in a worker thread of this process; the text side (templates, tokens, stop strings) runs here.
 import { UserError } from "./base/errors.js";
 import type { KvDType } from "./device/device.js";
-import { EngineClient } from "./engine/client.js";
 import type { ModelLimits } from "./engine/types.js";
-import { openCheckpoint } from "./formats/open.js";
-import type { LoadSpec } from "./host/load.js";
+import { openSession } from "./host/open.js";
 import { workerCarrier } from "./host/worker.js";
-import { configuredEndIds, type SamplingDefaults, samplingDefaults } from "./session/defaults.js";
+import type { SamplingDefaults } from "./session/defaults.js";
 import { Generation } from "./session/generation.js";
 import { randomSeed, seedBits } from "./session/sampling.js";
-import { Session } from "./session/session.js";
-import { loadText } from "./session/text.js";
+import type { Session } from "./session/session.js";
 import type { ChatJob, ChatMessage, Tool } from "./session/types.js";
 import { Store } from "./store/store.js";
 
@@ -121,23 +118,14 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
     progress: (_file: string, done: number, total: number | undefined) => onProgress("download", done, total),
   };
   const { name, path } = await new Store().resolve(model, { signal, report });
-  const checkpoint = await openCheckpoint(path);
-  try {
-    signal?.throwIfAborted();
-    const text = loadText(checkpoint.meta);
-    const { device, threads, contextLength, kvDtype, maxSequences } = options;
-    const spec: LoadSpec = { path, device, threads, contextLength, kvDtype, maxSequences };
-    const onLoad = onProgress && ((done: number, total: number) => onProgress("load", done, total));
-    const engine = await EngineClient.open({ carrier: workerCarrier, spec, signal, onProgress: onLoad });
-    return new Model(
-      name,
-      new Session(engine, text, configuredEndIds(checkpoint.meta)),
-      samplingDefaults(checkpoint.meta),
-      () => engine.close(),
-    );
-  } finally {
-    checkpoint.close();
-  }
+  const { device, threads, contextLength, kvDtype, maxSequences } = options;
+  const { session, engine, sampling } = await openSession({
+    spec: { path, device, threads, contextLength, kvDtype, maxSequences },
+    carrier: workerCarrier,
+    onProgress: onProgress && ((done, total) => onProgress("load", done, total)),
+    signal,
+  });
+  return new Model(name, session, sampling, () => engine.close());
 }
 
 /** A loaded model. Any number of generations may run side by side. */

@@ -18,7 +18,7 @@ async function interruptible<T>(body: (signal: AbortSignal) => Promise<T>): Prom
 }
 
 export async function resolveModel(model: string): Promise<ResolvedModel> {
-  const report = await pullReport();
+  const report = pullReport();
   try {
     return await interruptible((signal) => new Store().resolve(model, { report, signal }));
   } finally {
@@ -27,7 +27,7 @@ export async function resolveModel(model: string): Promise<ResolvedModel> {
 }
 
 export async function pullModel(model: string): Promise<StoredModel> {
-  const report = await pullReport();
+  const report = pullReport();
   try {
     return await interruptible((signal) => new Store().pull(model, { report, signal }));
   } finally {

@@ -1,13 +1,11 @@
 // Owns: from MODEL and the device flags to a loaded model with its session. The engine loads in its worker thread while
-// this one builds the tokenizer: neither waits for the other.
+// this one reads its own modules and builds the tokenizer: neither waits for the other, so the worker starts first.
 import { EngineClient } from "../engine/client.js";
-import { openCheckpoint } from "../formats/open.js";
-import { type LoadSpec, physicalCores } from "../host/load.js";
+import type { LoadSpec } from "../host/load.js";
 import { workerCarrier } from "../host/worker.js";
-import { type SamplingDefaults, samplingDefaults } from "../session/defaults.js";
+import type { SamplingDefaults } from "../session/defaults.js";
 import type { Generator } from "../session/needs.js";
-import { Session } from "../session/session.js";
-import { loadText } from "../session/text.js";
+import type { Session } from "../session/session.js";
 import type { DeviceFlags } from "./flags.js";
 import { resolveModel } from "./model.js";
 
@@ -31,20 +29,26 @@ export interface OpenModel {
 export async function openModel(model: string, flags: DeviceFlags & { sequences: number }): Promise<OpenModel> {
   const { name, path } = await resolveModel(model);
   const start = performance.now();
-  const threads = flags.threads ?? physicalCores();
   const kvDtype = flags.kvDtype ?? "f16";
   const spec: LoadSpec = {
     path,
     device: flags.device,
-    threads,
+    threads: flags.threads,
     kvDtype,
     maxSequences: flags.sequences,
-    ...(flags.ctx === undefined ? {} : { contextLength: flags.ctx }),
+    contextLength: flags.ctx,
   };
   const loading = EngineClient.open({ carrier: workerCarrier, spec });
   // Its failure is the one to report, whatever happens to the text side meanwhile.
   loading.catch(() => {});
   try {
+    const [{ openCheckpoint }, { loadText }, { samplingDefaults }, { Session }, { physicalCores }] = await Promise.all([
+      import("../formats/open.js"),
+      import("../session/text.js"),
+      import("../session/defaults.js"),
+      import("../session/session.js"),
+      import("../host/load.js"),
+    ]);
     const checkpoint = await openCheckpoint(path);
     const text = loadText(checkpoint.meta);
     const sampling = samplingDefaults(checkpoint.meta);
@@ -53,7 +57,7 @@ export async function openModel(model: string, flags: DeviceFlags & { sequences:
     return {
       name,
       device: engine.limits.device,
-      threads,
+      threads: flags.threads ?? physicalCores(),
       kvDtype,
       session: new Session(engine, text),
       generator: engine,

@@ -20,33 +20,46 @@ function plainLines(): PullReport & { stop(): void } {
   };
 }
 
+type Library = typeof import("cli-progress");
+type Bar = import("cli-progress").SingleBar;
+
+/** One bar at a time. cli-progress is loaded when the first byte comes: most commands download nothing. */
+class Bars implements PullReport {
+  private library: Promise<{ readonly default: Library }> | undefined;
+  private bar: Bar | undefined;
+  private file = "";
+
+  readonly note = (text: string): void => {
+    this.stop();
+    say(text);
+  };
+
+  readonly progress = (file: string, done: number, total: number | undefined): void => {
+    if (total === undefined) return;
+    if (this.file !== file) {
+      this.stop();
+      this.file = file;
+      this.library ??= import("cli-progress");
+      void this.library.then(({ default: library }) => this.start(library, file, total));
+    }
+    this.bar?.update(done, { megabytes: `${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)}` });
+  };
+
+  readonly stop = (): void => {
+    this.bar?.stop();
+    this.bar = undefined;
+    this.file = "";
+  };
+
+  private start(library: Library, file: string, total: number): void {
+    if (this.file !== file) return;
+    const format = "  {bar} {percentage} %  {megabytes} MB  {eta_formatted} left";
+    this.bar = new library.SingleBar({ format, hideCursor: true, etaBuffer: 200 }, library.Presets.shades_classic);
+    this.bar.start(total, 0, { megabytes: "" });
+  }
+}
+
 /** stop() must be called before anything else is written. */
-export async function pullReport(): Promise<PullReport & { stop(): void }> {
-  if (!process.stderr.isTTY || env("CI") !== undefined) return plainLines();
-  const { default: progress } = await import("cli-progress");
-  let bar: InstanceType<typeof progress.SingleBar> | null = null;
-  let barFile = "";
-  const stop = () => {
-    bar?.stop();
-    bar = null;
-    barFile = "";
-  };
-  return {
-    stop,
-    note(text) {
-      stop();
-      say(text);
-    },
-    progress(file, done, total) {
-      if (total === undefined) return;
-      if (bar === null || barFile !== file) {
-        stop();
-        const format = "  {bar} {percentage} %  {megabytes} MB  {eta_formatted} left";
-        bar = new progress.SingleBar({ format, hideCursor: true, etaBuffer: 200 }, progress.Presets.shades_classic);
-        bar.start(total, done, { megabytes: "" });
-        barFile = file;
-      }
-      bar.update(done, { megabytes: `${(done / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)}` });
-    },
-  };
+export function pullReport(): PullReport & { stop(): void } {
+  return process.stderr.isTTY && env("CI") === undefined ? new Bars() : plainLines();
 }

@@ -48,7 +48,7 @@ async function serveModels(models: readonly string[], flags: ServeFlags): Promis
   const { host, port, device, threads, ctx: contextLength, kvDtype, maxSequences, maxWaiting } = flags;
   const fromEnvironment = env("MILLRACE_API_KEY");
   const apiKeys = [...flags.apiKey, ...(fromEnvironment === undefined ? [] : [fromEnvironment])];
-  const report = await pullReport();
+  const report = pullReport();
   const stopping = interrupted();
   const controller = new AbortController();
   void stopping.then(() => controller.abort());

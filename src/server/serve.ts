@@ -1,14 +1,10 @@
 // Owns: `millrace serve` as a function: models by name → loaded, each in a process of its own → a server around them. A
 // crash in native code ends one model's open requests; its process starts again with the next one.
 import { UserError } from "../base/errors.js";
-import type { KvDType } from "../device/device.js";
-import { EngineClient } from "../engine/client.js";
-import { openCheckpoint } from "../formats/open.js";
+import type { EngineClient } from "../engine/client.js";
 import type { LoadSpec } from "../host/load.js";
+import { openSession } from "../host/open.js";
 import { processCarrier } from "../host/process.js";
-import { configuredEndIds } from "../session/defaults.js";
-import { Session } from "../session/session.js";
-import { loadText } from "../session/text.js";
 import { type PullReport, Store } from "../store/store.js";
 import { type ListenOptions, listen, type RunningServer } from "./app.js";
 import { checkBinding } from "./auth.js";
@@ -28,7 +24,7 @@ export interface ServeOptions extends ListenOptions {
   readonly device?: string;
   readonly threads?: number;
   readonly contextLength?: number;
-  readonly kvDtype?: KvDType;
+  readonly kvDtype?: LoadSpec["kvDtype"];
   readonly maxSequences?: number;
   /** Choices that may wait for one model beyond those that run; more are a 429. Default 256. */
   readonly maxWaiting?: number;
@@ -83,28 +79,20 @@ async function load({ model, id }: ServeModel, options: ServeOptions): Promise<L
   const { device, threads, contextLength, kvDtype, maxSequences, signal, report } = options;
   const { name, path } = await new Store().resolve(model, { signal, report });
   const servedId = id ?? name;
-  const checkpoint = await openCheckpoint(path);
-  try {
-    const text = loadText(checkpoint.meta);
-    const spec: LoadSpec = { path, device, threads, contextLength, kvDtype, maxSequences };
-    const engine = await EngineClient.open({
-      carrier: () => processCarrier((pid) => options.onEngineStart?.(servedId, pid)),
-      spec,
-      signal,
-      onProgress: (done, total) => options.onLoadProgress?.(servedId, done, total),
-    });
-    const { limits } = engine;
-    const served = {
-      id: servedId,
-      created: Math.floor(Date.now() / 1000),
-      session: new Session(engine, text, configuredEndIds(checkpoint.meta)),
-      queue: new QueueLimit(limits.maxSequences, options.maxWaiting ?? 256),
-      fingerprint: fingerprint(checkpoint.label, checkpoint.fileBytes, limits.device, kvDtype ?? "default"),
-    };
-    return { served, engine };
-  } finally {
-    checkpoint.close();
-  }
+  const { session, engine, label, fileBytes } = await openSession({
+    spec: { path, device, threads, contextLength, kvDtype, maxSequences },
+    carrier: () => processCarrier((pid) => options.onEngineStart?.(servedId, pid)),
+    onProgress: (done, total) => options.onLoadProgress?.(servedId, done, total),
+    signal,
+  });
+  const served = {
+    id: servedId,
+    created: Math.floor(Date.now() / 1000),
+    session,
+    queue: new QueueLimit(session.limits.maxSequences, options.maxWaiting ?? 256),
+    fingerprint: fingerprint(label, fileBytes, session.limits.device, kvDtype ?? "default"),
+  };
+  return { served, engine };
 }
 
 async function closeAll(loaded: readonly Loaded[]): Promise<void> {

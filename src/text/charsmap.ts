@@ -1,5 +1,6 @@
 // Owns: SentencePiece's precompiled normalization: a table from byte sequences to their replacements, held as an
-// XOR-compressed double array. Checks every index: the table comes from a file. Source: SentencePiece's normalizer and
+// XOR-compressed double array. Checks every index: the table comes from a file. Where Hugging Face's library
+// replaces a whole grapheme for its first character's sake, this does as SentencePiece does. Source: SentencePiece's normalizer and
 // S. Kanda, "Space- and time-efficient string dictionaries" (2018).
 //
 //   | u32 bytes of array | array of u32 nodes | replacements, each ended by 0 |

@@ -185,8 +185,8 @@ export class JinjaTemplate {
       },
       strftime_now: (format: string) => strftime(format, now),
     };
-    for (const [name, value] of Object.entries({ ...globals, ...variables })) environment.set(name, value);
     try {
+      for (const [name, value] of Object.entries({ ...globals, ...variables })) environment.set(name, value);
       return String(new PythonicInterpreter(environment).run(this.program).value);
     } catch (error) {
       if (error instanceof Raised) {

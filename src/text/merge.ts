@@ -1,12 +1,13 @@
 // Owns: merging the symbols of one word, best pair first, leftmost of equals first: what byte-pair encoding (a pair's rank
 // is its line in the merges) and SentencePiece's (a pair's rank is its piece's score) have in common. Short words are
 // merged by looking for the best pair again each time; long ones with a heap, in O(n log n).
-import { tableSize, type Vocabulary } from "./vocabulary.js";
+import { type PairPieces, tableSize, type Vocabulary } from "./vocabulary.js";
 
 const shortWord = 24;
 const noRank = 0x7fffffff;
 /** A heap key is rank × 2³¹ + position: exact in a double for ranks below 2²². */
 const positions = 2 ** 31;
+const maxRank = 2 ** 22;
 
 export abstract class Merger {
   /** Of symbol i: its id (-1: not in the vocabulary), its first byte, its neighbours (-1: none). */
@@ -198,10 +199,7 @@ export class PairMerger extends Merger {
   private readonly slots: Int32Array;
   private readonly mask: number;
 
-  constructor(
-    private readonly vocabulary: Vocabulary,
-    pairs: number,
-  ) {
+  constructor(pairs: number) {
     super();
     const size = tableSize(pairs);
     this.mask = size - 1;
@@ -209,7 +207,7 @@ export class PairMerger extends Merger {
   }
 
   /** The first of equal pairs keeps its rank. */
-  addPair(left: number, right: number, rank: number): void {
+  addPair({ left, right, joined }: PairPieces, rank: number): void {
     const slots = this.slots;
     for (let slot = hashPair(left, right) & this.mask; ; slot = (slot + 1) & this.mask) {
       const at = slot * 4;
@@ -220,7 +218,7 @@ export class PairMerger extends Merger {
       slots[at] = left;
       slots[at + 1] = right;
       slots[at + 2] = rank;
-      slots[at + 3] = this.vocabulary.joined(left, right);
+      slots[at + 3] = joined;
       return;
     }
   }
@@ -260,11 +258,19 @@ export class ScoreMerger extends Merger {
   }
 }
 
-/** 0 for the highest score, equal ranks for equal scores. */
+/** Lower for higher scores, equal for equal ones. */
 function ranksOf(scores: ArrayLike<number>, size: number): Int32Array {
-  const sorted = Float64Array.from({ length: size }, (_, id) => scores[id]).sort();
   const ranks = new Int32Array(size);
-  for (let id = 0; id < size; id++) {
+  let id = 0;
+  // Most files score by place: 0, -1, -2… need no sorting.
+  for (; id < size; id++) {
+    const score = scores[id];
+    if (!(score <= 0 && score > -maxRank && Number.isInteger(score))) break;
+    ranks[id] = -score;
+  }
+  if (id === size) return ranks;
+  const sorted = Float64Array.from({ length: size }, (_, id) => scores[id]).sort();
+  for (id = 0; id < size; id++) {
     let low = 0;
     let high = size;
     while (low < high) {

@@ -48,7 +48,7 @@ export class BpeModel implements SubwordModel {
     this.alphabet = vocabulary.spelling === "alphabet";
     this.inLetters = options.steps.some(({ kind }) => kind === "alphabet");
     if (this.alphabet) for (let b = 0; b < 256; b++) this.bytePieces[b] = vocabulary.internByte(b);
-    this.merger = new PairMerger(vocabulary, options.merges.length);
+    this.merger = new PairMerger(options.merges.length);
     for (let rank = 0; rank < options.merges.length; rank++) this.addMerge(options.merges[rank], rank);
     this.state = new Uint8Array(vocabulary.size);
     this.preTokenizer = options.steps.length > 0 ? new PreTokenizer(options.steps) : undefined;
@@ -56,16 +56,13 @@ export class BpeModel implements SubwordModel {
   }
 
   private addMerge(merge: string | readonly [string, string], rank: number): void {
-    const { vocabulary } = this;
-    if (typeof merge !== "string") {
-      const left = vocabulary.intern(merge[0], 0, merge[0].length);
-      this.merger.addPair(left, vocabulary.intern(merge[1], 0, merge[1].length), rank);
-      return;
-    }
-    const space = merge.indexOf(" ", 1);
-    if (space < 0) return;
-    const left = vocabulary.intern(merge, 0, space);
-    this.merger.addPair(left, vocabulary.intern(merge, space + 1, merge.length), rank);
+    const middle = typeof merge === "string" ? merge.indexOf(" ", 1) : merge[0].length;
+    if (middle < 0) return;
+    const pair =
+      typeof merge === "string"
+        ? this.vocabulary.internPair(merge, middle, middle + 1)
+        : this.vocabulary.internPair(merge[0] + merge[1], middle, middle);
+    this.merger.addPair(pair, rank);
   }
 
   encode(text: string, out: IdList): void {

@@ -19,6 +19,12 @@ export interface VocabularySource {
   readonly spelling: Spelling;
 }
 
+export interface PairPieces {
+  left: number;
+  right: number;
+  joined: number;
+}
+
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 export class Vocabulary {
@@ -38,6 +44,7 @@ export class Vocabulary {
   /** Pairs (hash, id + 1); an empty slot has id + 1 = 0. */
   private slots: Int32Array;
   private used = 0;
+  private readonly pair: PairPieces = { left: -1, right: -1, joined: -1 };
   /** Normal tokens of an alphabet vocabulary that are not spelled in the alphabet: they stand for their own text and
    *  are not pieces, since no bytes spell them. */
   private readonly literals = new Map<string, number>();
@@ -111,7 +118,7 @@ export class Vocabulary {
     const end = this.offsets[id + 1];
     if (start === end) return;
     if (end - start > this.maxBytes) this.maxBytes = end - start;
-    if (this.used * 2 >= this.slots.length / 2) this.rehash();
+    if (this.used * 3 >= this.slots.length) this.rehash();
     const bytes = this.buffer.bytes;
     const hash = hashBytes(bytes, start, end);
     const mask = this.slots.length / 2 - 1;
@@ -170,30 +177,34 @@ export class Vocabulary {
     return id;
   }
 
-  /** Two pieces spelled side by side. Where no token is their concatenation it becomes a piece beyond the vocabulary. */
-  joined(left: number, right: number): number {
+  /** The pieces spelled text[start, middle) and text[next, end), and the piece that they make side by side. What is no
+   *  token becomes a piece beyond the vocabulary. The result is overwritten by the next call. */
+  internPair(text: string, middle: number, next: number): PairPieces {
     const mark = this.buffer.length;
-    this.buffer.reserve(this.lengthOf(left) + this.lengthOf(right));
-    for (const id of [left, right]) {
-      this.buffer.bytes.copyWithin(this.buffer.length, this.offsets[id], this.offsets[id + 1]);
-      this.buffer.length += this.lengthOf(id);
-    }
-    return this.found(mark);
+    this.write(text, 0, middle);
+    const between = this.buffer.length;
+    this.write(text, next, text.length);
+    const { bytes, length } = this.buffer;
+    const pair = this.pair;
+    pair.left = this.find(bytes, mark, between);
+    pair.right = this.find(bytes, between, length);
+    pair.joined = this.find(bytes, mark, length);
+    this.buffer.length = mark;
+    if (pair.left < 0) pair.left = this.internBytes(bytes.slice(mark, between));
+    if (pair.right < 0) pair.right = this.internBytes(bytes.slice(between, length));
+    if (pair.joined < 0) pair.joined = this.internBytes(bytes.slice(mark, length));
+    return pair;
   }
 
-  /** The piece spelled piece[start, end), made if need be. */
-  intern(piece: string, start: number, end: number): number {
+  private internBytes(bytes: Uint8Array): number {
     const mark = this.buffer.length;
-    this.write(piece, start, end);
+    this.buffer.writeBytes(bytes);
     return this.found(mark);
   }
 
   /** The piece of one byte, made if need be. */
   internByte(byte: number): number {
-    const mark = this.buffer.length;
-    this.buffer.reserve(1);
-    this.buffer.bytes[this.buffer.length++] = byte;
-    return this.found(mark);
+    return this.internBytes(Uint8Array.of(byte));
   }
 
   private found(mark: number): number {
@@ -263,9 +274,9 @@ function byteOf(token: string): number {
   return token.length === 6 && /^<0x[0-9A-Fa-f]{2}>$/.test(token) ? Number.parseInt(token.slice(3, 5), 16) : -1;
 }
 
-/** A power of two with room for twice as many entries. */
+/** A power of two that so many entries fill to less than two thirds. */
 export function tableSize(entries: number): number {
-  return 1 << Math.max(4, Math.ceil(Math.log2(entries * 2 + 1)));
+  return 1 << Math.max(4, Math.ceil(Math.log2(entries * 1.6 + 1)));
 }
 
 function hashBytes(bytes: Uint8Array, start: number, end: number): number {

@@ -4,6 +4,7 @@ import type { AdapterSource } from "../../src/device/device.js";
 import { DeviceGroup } from "../../src/device/group.js";
 import { ReferenceDevice } from "../../src/device/reference/device.js";
 import { materialise } from "../../src/device/reference/weights.js";
+import { assemble } from "../../src/plan/build.js";
 import { adapterSites, withAdapters } from "../../src/plan/passes/lora.js";
 import type { Plan } from "../../src/plan/plan.js";
 import { batchOf, limits, PageKeeper, updates } from "../support/batch.js";
@@ -56,7 +57,7 @@ function inFloats(plan: Plan): Plan {
     ...node,
     inputs: Object.fromEntries(Object.entries(node.inputs).map(([name, t]) => [name, t.from ? floatTensor(t) : t])),
   }));
-  return { ...plan, nodes, tensors: plan.tensors.map((t) => (t.from ? floatTensor(t) : t)) };
+  return assemble({ ...plan, nodes });
 }
 
 function floatTensor(tensor: Plan["tensors"][number]): Plan["tensors"][number] {

@@ -1,7 +1,7 @@
 // Random lives on the null device: whatever happens beside it, a request gets the tokens that it gets alone.
 import { describe, expect, it } from "vitest";
-import type { GenerateRequest } from "../../src/engine/types.js";
-import { greedy, ids, request, World, type WorldOptions } from "./harness.js";
+import type { GenerateRequest, TokenConstraint } from "../../src/engine/types.js";
+import { greedy, ids, request, vocabSize, World, type WorldOptions } from "./harness.js";
 
 class Dice {
   constructor(private state: number) {}
@@ -20,7 +20,7 @@ class Dice {
 function randomRequest(dice: Dice, id: string): GenerateRequest {
   const shared = ids(60, 7 + dice.below(2));
   const prompt = [...shared.slice(0, dice.below(60)), ...ids(1 + dice.below(20), dice.below(50))];
-  const maxTokens = 1 + dice.below(30);
+  const maxTokens = 1 + dice.below(dice.pick([25, 25, 70]));
   const scores = dice.chance(12);
   return request(id, prompt, {
     n: dice.chance(25) ? 2 + dice.below(3) : 1,
@@ -35,10 +35,27 @@ function randomRequest(dice: Dice, id: string): GenerateRequest {
   });
 }
 
+/** Allows what leaves another rest by seven than the token before did; late as often as the dice say. */
+function constraint(late: () => boolean): TokenConstraint {
+  let rest = 0;
+  return {
+    mask(out) {
+      if (late()) return false;
+      for (let id = 0; id < vocabSize; id++) if (id % 7 !== rest) out[id >>> 5] |= 1 << (id & 31);
+      return true;
+    },
+    accept(id) {
+      rest = id % 7;
+    },
+    rollback() {},
+    jump: () => [],
+  };
+}
+
 /** What each choice gives with nothing beside it, no cache and no hurry. */
-async function alone(r: GenerateRequest, states: number) {
+async function alone(r: GenerateRequest, states: number, constrained: boolean) {
   const world = new World({ prefixCache: false, states, contextLength: 200 });
-  world.submit(r);
+  world.submit(r, constrained ? () => constraint(() => false) : undefined);
   await world.finish();
   return world.of(r.id);
 }
@@ -49,22 +66,24 @@ async function simulate(seed: number): Promise<{ preemptions: number; hits: numb
   const options: WorldOptions = {
     stepTokens: dice.pick([1, 3, 17, 512]),
     depth: dice.pick([1, 2, 3]),
-    pages: tight ? 28 + dice.below(8) : 256,
+    pages: tight ? 38 + dice.below(8) : 256,
     windowPages: tight ? 12 + dice.below(20) : 256,
     states: dice.chance(35) ? dice.pick([9, 12, 40]) : 0,
     maxSequences: dice.pick([2, 4, 8]),
     maxRows: dice.pick([4, 16]),
-    contextLength: 120,
+    contextLength: 160,
   };
   options.slots = options.maxSequences! + (dice.chance(30) ? 2 : 0);
   if (dice.chance(50)) options.beforeResult = () => new Promise((resolve) => setImmediate(resolve));
   const world = new World(options);
   const requests: GenerateRequest[] = [];
   const aborted = new Set<string>();
+  const constrained = new Set<string>();
   for (let i = 0; i < 12 + dice.below(10); i++) {
     const r = randomRequest(dice, `r${i}`);
     requests.push(r);
-    world.submit(r);
+    if (dice.chance(15)) constrained.add(r.id);
+    world.submit(r, constrained.has(r.id) ? () => constraint(() => dice.chance(30)) : undefined);
     for (let steps = dice.below(12); steps > 0; steps--) {
       await world.engine.step();
       world.engine.check();
@@ -85,7 +104,7 @@ async function simulate(seed: number): Promise<{ preemptions: number; hits: numb
   }
   let compared = 0;
   for (const r of requests) {
-    const expected = await alone(r, options.states ?? 0);
+    const expected = await alone(r, options.states ?? 0, constrained.has(r.id));
     const outcome = world.of(r.id);
     outcome.choices.forEach((choice, c) => {
       const wanted = expected.choices[c];
@@ -109,7 +128,7 @@ async function simulate(seed: number): Promise<{ preemptions: number; hits: numb
 }
 
 describe("the engine, simulated", () => {
-  for (let part = 0; part < 4; part++) {
+  for (let part = 0; part < 3; part++) {
     it(`gives every request what it gets alone (seeds ${part * 30} to ${part * 30 + 29})`, async () => {
       const sums = { preemptions: 0, hits: 0, compared: 0 };
       for (let seed = part * 30; seed < part * 30 + 30; seed++) {
@@ -119,7 +138,7 @@ describe("the engine, simulated", () => {
         sums.compared += one.compared;
       }
       // the seeds do meet what they are for
-      expect(sums.preemptions).toBeGreaterThan(30);
+      expect(sums.preemptions).toBeGreaterThan(20);
       expect(sums.hits).toBeGreaterThan(500);
       expect(sums.compared).toBeGreaterThan(3000);
     });

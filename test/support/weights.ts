@@ -4,7 +4,10 @@ import { f32ToBf16, f32ToF16 } from "../../src/base/half.js";
 import type { WeightSource } from "../../src/device/device.js";
 import type { TensorInfo } from "../../src/formats/checkpoint.js";
 import type { WeightPiece } from "../../src/plan/plan.js";
-import type { Random } from "./random.js";
+import { type Random, seededRandom } from "./random.js";
+
+const poolRandom = seededRandom(2024);
+const pool = Float32Array.from({ length: 65_537 }, () => poolRandom.normal());
 
 /** Where a block's f16 scales stand, and what size they should have for values of about 1. */
 const scales: Partial<Record<StorageType, readonly (readonly [at: number, size: number])[]>> = {
@@ -38,12 +41,7 @@ export class MemoryWeights implements WeightSource {
   random(name: string, type: StorageType, shape: readonly number[], random: Random): WeightPiece {
     const count = shape.reduce((a, b) => a * b, 1);
     const exact = type === "F32" || type === "F16" || type === "BF16";
-    const bytes = exact
-      ? narrow(
-          type,
-          Float32Array.from({ length: count }, () => random.normal()),
-        )
-      : randomBlocks(type, count, random);
+    const bytes = exact ? narrow(type, normals(count, random)) : randomBlocks(type, count, random);
     return this.put(name, type, shape, bytes);
   }
 
@@ -62,6 +60,14 @@ export class MemoryWeights implements WeightSource {
     this.bytes.set(name, bytes);
     return { name, type, shape: [shape[0], shape[1] ?? 1] };
   }
+}
+
+/** Drawing them one by one would take longer than the tests: a stretch of a pool, from a random place on. */
+function normals(count: number, random: Random): Float32Array {
+  const out = new Float32Array(count);
+  const start = random.below(pool.length);
+  for (let i = 0; i < count; i++) out[i] = pool[(start + i) % pool.length];
+  return out;
 }
 
 function narrow(type: StorageType, values: Float32Array): Uint8Array {

@@ -280,6 +280,10 @@ describe("templates of published shapes", () => {
 });
 
 describe("messages", () => {
+  test("with a variable that the template language has taken are refused", () => {
+    expect(() => text("x", [user("x")], { variables: { namespace: 1 } })).toThrow(UserError);
+  });
+
   test("as parts are joined, and other parts are refused by name", () => {
     const parts = [
       { type: "text", text: "a" },
