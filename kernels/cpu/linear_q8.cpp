@@ -6,26 +6,24 @@
 namespace mr {
 namespace {
 
-// How far ahead the codes are asked for.
-constexpr int ahead = 1024;
+// Groups are read side by side: several streams keep more of memory busy than one, and each is asked for ahead.
+constexpr int max_streams = 8, ahead = 1024;
 
-// V groups, T tokens (rows of `blocks` records from x on); y[t][v]: R outputs.
-template <class L, int T, int V>
-inline void direct(const uint8_t* group, int64_t group_bytes, int blocks, const ActBlock* x, vf y[T][V]) {
-  constexpr int A = accumulators<L>;
+// `streams` groups, T tokens (rows of `blocks` records from x on); y[v][t]: R outputs.
+template <class L, int T>
+inline void direct(const uint8_t* group, int64_t group_bytes, int streams, int blocks, const ActBlock* x, vf y[][T]) {
   const int64_t stride = blocks;
-  for (int t = 0; t < T; t++)
-    for (int v = 0; v < V; v++) y[t][v] = vzero();
+  for (int v = 0; v < streams; v++)
+    for (int t = 0; t < T; t++) y[v][t] = vzero();
   const int supers = blocks / L::subs;
   for (int i = 0; i < supers; i++, group += L::bytes * R) {
     for (int s = 0; s < L::subs; s++, x++) {
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++) {
+      for (int v = 0; v < streams; v++) {
         const uint8_t* super = group + v * group_bytes;
         const uint8_t* sub = super + (L::head + s * L::sub) * R;
         for (int line = 0; line < (L::sub + L::head / L::subs) * R; line += 64)
           _mm_prefetch(reinterpret_cast<const char*>(sub + ahead + line), _MM_HINT_T0);
-        dot a[T][A];
+        dot a[T][accumulators<L>];
 #pragma GCC unroll 4
         for (int t = 0; t < T; t++) dot_begin<L>(a[t], x[t * stride]);
 #pragma GCC unroll 4
@@ -40,29 +38,26 @@ inline void direct(const uint8_t* group, int64_t group_bytes, int blocks, const 
         }
         const SubScales w = load_scales<L>(super, s);
 #pragma GCC unroll 4
-        for (int t = 0; t < T; t++) dot_finish<L>(a[t], w, x[t * stride], y[t][v]);
+        for (int t = 0; t < T; t++) dot_finish<L>(a[t], w, x[t * stride], y[v][t]);
       }
     }
   }
 }
 
-template <class L, int T, int V>
-void direct_group(const RunArgs& a, int64_t group_bytes, int g) {
-  const int blocks = a.w.cols / 32;
-  vf y[T][V];
-  direct<L, T, V>(a.w.data + g * group_bytes, group_bytes, blocks,
-                  static_cast<const ActBlock*>(a.act) + int64_t(a.t0) * blocks, y);
-  for (int t = 0; t < T; t++)
-    for (int v = 0; v < V; v++)
-      store_rows(y[t][v], a.y + (a.t0 + t) * a.ldy, (g + v) * R, std::min(R, a.w.rows - (g + v) * R), a.epilogue);
-}
-
 template <class L, int T>
 void direct_groups(const RunArgs& a, int64_t group_bytes) {
-  int g = a.g0;
-  if constexpr (T == 1)
-    for (; g + 2 <= a.g1; g += 2) direct_group<L, T, 2>(a, group_bytes, g);
-  for (; g < a.g1; g++) direct_group<L, T, 1>(a, group_bytes, g);
+  const int blocks = a.w.cols / 32;
+  const ActBlock* x = static_cast<const ActBlock*>(a.act) + int64_t(a.t0) * blocks;
+  for (int g = a.g0; g < a.g1; g += max_streams) {
+    const int streams = std::min(max_streams, a.g1 - g);
+    vf y[max_streams][T];
+    direct<L, T>(a.w.data + g * group_bytes, group_bytes, streams, blocks, x, y);
+    for (int v = 0; v < streams; v++)
+      for (int t = 0; t < T; t++) {
+        const int row = (g + v) * R;
+        store_rows(y[v][t], a.y + (a.t0 + t) * a.ldy, row, std::min(R, a.w.rows - row), a.epilogue);
+      }
+  }
 }
 
 }  // namespace
