@@ -121,6 +121,11 @@ async function buildVariant(compiler, variant, log) {
   log(`native kernels (${variant.isa}): compiling ${jobs.length} of ${units.length} files with ${compiler.version}`);
   await inParallel(jobs, Math.max(1, Math.min(2, cpus().length)));
   await compileTo(compiler, ["-shared", "-pthread", ...units.map(object)], target);
+  const current = new Set(units.map(object));
+  for (const name of readdirSync(objects)) {
+    const path = join(objects, name);
+    if (name.includes(`-${variant.isa}-`) && name.endsWith(".o") && !current.has(path)) rmSync(path, { force: true });
+  }
   log(`native kernels (${variant.isa}): built in ${((Date.now() - started) / 1000).toFixed(1)} s`);
   return target;
 }

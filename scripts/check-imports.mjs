@@ -65,8 +65,9 @@ function localProblem(path, target) {
   return null;
 }
 
-function problemsOf(path) {
-  const text = withoutComments(readFileSync(join(root, "src", path), "utf8"));
+/** path: below src, with slashes. source: its text. */
+export function problemsOf(path, source) {
+  const text = withoutComments(source);
   const problems = [];
   const free = nodeFree.includes(folderOf(path)) && !needsNode(path);
   for (const [line, specifier] of importsOf(text)) {
@@ -88,10 +89,18 @@ function problemsOf(path) {
   return problems;
 }
 
+/** Variables that the table declares and nothing reads. */
+function unusedVariables(sources) {
+  const declared = [...sources.get("base/env.ts").matchAll(/^ {2}([A-Z][A-Z_]+): \{/gm)].map((match) => match[1]);
+  const all = [...sources.values()].join("\n");
+  const unused = declared.filter((name) => !all.includes(`env("${name}")`));
+  return unused.map((name) => `src/base/env.ts: nothing reads ${name}`);
+}
+
 if (process.argv[1]?.endsWith("check-imports.mjs")) {
-  const files = sourceFiles();
-  const problems = files.flatMap(problemsOf);
+  const sources = new Map(sourceFiles().map((path) => [path, readFileSync(join(root, "src", path), "utf8")]));
+  const problems = [...sources].flatMap(([path, source]) => problemsOf(path, source)).concat(unusedVariables(sources));
   for (const problem of problems) console.log(problem);
-  console.log(`imports: ${files.length} files, ${problems.length} problems`);
+  console.log(`imports: ${sources.size} files, ${problems.length} problems`);
   process.exitCode = problems.length > 0 ? 1 : 0;
 }

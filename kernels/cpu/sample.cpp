@@ -127,6 +127,7 @@ void adjust(const float* l, int n, const RowRequest& q, std::vector<float>& a) {
   const Slot& s = *q.slot;
   if (!s.counted) return;
   for (const auto& [id, count] : s.counts) {
+    if (uint32_t(id) >= uint32_t(n)) continue;
     const double x = a[id], r = x > 0 ? x / s.repetition : x * s.repetition;
     a[id] = float(r - double(s.frequency) * count.output - (count.output > 0 ? double(s.presence) : 0.0));
   }

@@ -38,7 +38,8 @@ function metadata(checkpoint: Checkpoint): [string, unknown][] {
   return [...part("config", config), ...part("generation_config", generationConfig ?? {})];
 }
 
-const plain = (value: unknown) => (typeof value === "string" ? value.replaceAll("\n", "\\n") : JSON.stringify(value));
+const plain = (value: unknown): string =>
+  typeof value === "string" ? value.replaceAll("\n", "\\n") : JSON.stringify(value);
 
 interface Running {
   readonly config: Readonly<Record<string, unknown>>;
@@ -106,7 +107,8 @@ function printText(name: string, checkpoint: Checkpoint, run: Running | { reason
     return;
   }
   console.log("\nmodel");
-  console.log(table(Object.entries(run.config).map(([key, value]) => [`  ${key}`, plain(value)])));
+  const known = Object.entries(run.config).filter(([, value]) => value !== undefined);
+  console.log(table(known.map(([key, value]) => [`  ${key}`, plain(value)])));
   const { context, ...bytes } = run.memory;
   const total = Object.values(bytes).reduce((sum, value) => sum + value, 0);
   console.log(`\nmemory on ${run.device}`);

@@ -113,8 +113,10 @@ const expertKeys = ["expert_count", "expert_used_count", "expert_feed_forward_le
 function refuseUnsupported(meta: Metadata, family: Family): void {
   const prefix = `${meta.architecture}.`;
   const known = new Set([...knownKeys, ...(family.experts ? expertKeys : [])]);
-  for (const [key, value] of meta.values) {
+  // keys, then the values that matter: to look at the vocabulary is to decode it, a third of loading a small model
+  for (const key of meta.values.keys()) {
     if (!key.startsWith(prefix) || known.has(key.slice(prefix.length))) continue;
+    const value = meta.values.get(key);
     if (key.endsWith(".attention.causal") && value === true) continue;
     const changes = /^(attention|rope|ssm)\.|expert|softcap|scale|parallel/.test(key.slice(prefix.length));
     if (changes && value !== 0 && value !== false) {

@@ -66,6 +66,18 @@ test("a step may hold at most `depth` others back", () => {
   return Promise.all(waiting.map((step) => step.result));
 });
 
+test("closing answers whoever still waits", async () => {
+  const own = await compileTiny(model);
+  const tokens = randomTokens(3, own.vocabSize, 3);
+  const fresh = { updates: updates([[0, {}]]) };
+  const masked = own.run(batchOf([part(0, tokens)], { ...fresh, maskedRows: Int32Array.of(0) }));
+  const behind = own.run(batchOf([part(0, tokens)]));
+  const answers = [masked.result, behind.result, own.readPages(0, Int32Array.of(0))];
+  const failed = Promise.all(answers.map((answer) => expect(answer).rejects.toThrow(/closed/)));
+  await own.close();
+  await failed;
+});
+
 test("pages go out and come in again", async () => {
   const text = randomTokens(100, program.vocabSize, 4);
   const [alone] = await score(program, [text], 100);

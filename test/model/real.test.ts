@@ -88,13 +88,20 @@ const median = (values: readonly number[]): number => values.toSorted((a, b) => 
 /** The most likely id, and the logprob of `answer`'s id, at each step of the answer. */
 async function forced(program: Program, prompt: readonly number[], answer: readonly number[]) {
   const text = [...prompt, ...answer.slice(0, -1)];
-  const pages = program.caches.map(() => Array.from({ length: Math.ceil(text.length / 16) }, (_, i) => i));
   const steps: { best: number; logprob: number }[] = [];
   for (let at = 0; at < text.length; at += limits.maxTokens) {
     const tokens = text.slice(at, at + limits.maxTokens);
     const rows = tokens.map((_, i) => i).filter((i) => at + i >= prompt.length - 1);
     const targets = rows.map((i) => answer[at + i - prompt.length + 1]);
-    const part = { slot: 0, tokens, kvStart: at, pages, rows, targets };
+    // Behind a window pages are given back and used again.
+    const first = program.caches.map((group) =>
+      group.window === undefined ? 0 : Math.floor(Math.max(0, at - group.window + 1) / group.pageTokens),
+    );
+    const pages = program.caches.map((group, g) => {
+      const end = Math.ceil((at + tokens.length) / group.pageTokens);
+      return Array.from({ length: end - first[g] }, (_, i) => (first[g] + i) % group.numPages);
+    });
+    const part = { slot: 0, tokens, kvStart: at, pages, first, rows, targets };
     const settings = { updates: updates([[0, {}]]), topLogprobs: 1 };
     const result = await program.run(batchOf([part], settings)).result;
     rows.forEach((_, i) => {

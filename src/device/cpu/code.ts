@@ -112,20 +112,21 @@ export function placeAreas(instructions: readonly Instruction[], reuse: boolean)
       else lives.set(area, { first: stage, last: stage });
     }
   });
-  const placed: { area: Area; first: number; last: number }[] = [];
+  /** Areas placed so far, by the stages they live in. */
+  const atStage: Area[][] = Array.from({ length: stage + 1 }, () => []);
   let total = 0;
   // The largest first: small ones fill the gaps.
-  for (const [area, life] of [...lives].sort((a, b) => b[0].bytes - a[0].bytes)) {
-    const inTheWay = placed
-      .filter((p) => !reuse || (p.first <= life.last && life.first <= p.last))
-      .sort((a, b) => a.area.offset - b.area.offset);
+  for (const [area, { first, last }] of [...lives].sort((a, b) => b[0].bytes - a[0].bytes)) {
+    const [from, to] = reuse ? [first, last] : [0, stage];
+    const inTheWay = new Set<Area>();
+    for (let s = from; s <= to; s++) for (const other of atStage[s]) inTheWay.add(other);
     let offset = 0;
-    for (const other of inTheWay) {
-      if (offset + area.bytes <= other.area.offset) break;
-      offset = Math.max(offset, align(other.area.offset + other.area.bytes));
+    for (const other of [...inTheWay].sort((a, b) => a.offset - b.offset)) {
+      if (offset + area.bytes <= other.offset) break;
+      offset = Math.max(offset, align(other.offset + other.bytes));
     }
     area.offset = offset;
-    placed.push({ area, ...life });
+    for (let s = first; s <= last; s++) atStage[s].push(area);
     total = Math.max(total, offset + align(area.bytes));
   }
   return total;

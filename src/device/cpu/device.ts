@@ -2,6 +2,7 @@
 import { cpus, freemem } from "node:os";
 import { env } from "../../base/env.js";
 import { UserError } from "../../base/errors.js";
+import { gatherEarly } from "../../plan/passes/rows.js";
 import type { Plan } from "../../plan/plan.js";
 import { dividePages, type GroupShape, groupShapes, longestContext } from "../budget.js";
 import {
@@ -54,8 +55,10 @@ export class CpuDevice implements Device {
 
   async close(): Promise<void> {}
 
-  private prepare(plan: Plan, limits: Limits, dump: boolean): CpuParts {
+  private prepare(given: Plan, limits: Limits, dump: boolean): CpuParts {
     const { native } = this;
+    // dump shows every token of every tensor.
+    const plan = dump ? given : gatherEarly(given);
     if (plan.caches.some((cache) => cache.kind === "state"))
       throw new UserError("the cpu device does not run layers with a recurrent state", {
         code: "unsupported_operation",

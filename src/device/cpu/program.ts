@@ -114,6 +114,7 @@ export class CpuProgram implements Program {
     return new Promise((resolve, reject) => {
       this.inOrder(() => {
         try {
+          check(this.state !== "closed", "the program is closed");
           resolve(work());
         } catch (error) {
           reject(error);
@@ -124,6 +125,7 @@ export class CpuProgram implements Program {
 
   private execute(step: PendingStep): void {
     try {
+      check(this.state === "awake", `the program is ${this.state}`);
       this.forward(step.batch);
     } catch (error) {
       step.finish(error);
@@ -205,7 +207,9 @@ export class CpuProgram implements Program {
     check(from.length === to.length, "as many pages are copied from as to");
     this.checkPages(group, from);
     this.checkPages(group, to);
-    this.inOrder(() => this.parts.native.copyPages(this.handle, group, from, to, from.length));
+    this.inOrder(() => {
+      if (this.state === "awake") this.parts.native.copyPages(this.handle, group, from, to, from.length);
+    });
   }
 
   /** As the kernels lay them out: only for writePages of a program compiled alike. */
@@ -225,7 +229,9 @@ export class CpuProgram implements Program {
       bytes.length === ids.length * pageBytes,
       `${ids.length} pages of group ${group} take ${pageBytes} bytes each`,
     );
-    this.inOrder(() => this.parts.native.writePages(this.handle, group, ids, ids.length, bytes));
+    this.inOrder(() => {
+      if (this.state === "awake") this.parts.native.writePages(this.handle, group, ids, ids.length, bytes);
+    });
   }
 
   private checkPages(group: number, ids: Int32Array): void {
@@ -283,7 +289,8 @@ export class CpuProgram implements Program {
     this.state = "closed";
     this.waiting?.finish(new InternalError("the program was closed"));
     this.waiting = undefined;
-    this.queue.length = 0;
+    // Each of them finds the program closed and says so to its caller.
+    for (const work of this.queue.splice(0)) work();
     this.parts.native.destroy(this.handle);
   }
 }

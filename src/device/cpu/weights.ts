@@ -207,7 +207,10 @@ function vectorValues(pieces: readonly WeightPiece[], length: number, source: We
   for (const piece of pieces) {
     const [height, width] = piece.shape;
     const whole = new Float32Array(height * width);
-    dequantize(piece.type, rawBytes(piece, source), whole);
+    const bytes = rawBytes(piece, source);
+    // Norms and biases are nearly always F32: no need to make the reference dequantiser's tables.
+    if (piece.type === "F32") new Uint8Array(whole.buffer).set(bytes);
+    else dequantize(piece.type, bytes, whole);
     if (piece.transform?.kind === "addOne") for (let i = 0; i < whole.length; i++) whole[i] += 1;
     const map = piece.transform?.kind === "unpermute" ? unpermuted(piece, piece.transform.heads, 0, height) : undefined;
     const { rows, cols } = cutSize(piece);
