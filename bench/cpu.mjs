@@ -3,7 +3,7 @@
 // machine, commit, every run, medians, spread and ratios (millrace / peer; above 1 is faster).
 //
 //   node bench/cpu.mjs --peer FOLDER --model MODEL=FILE.gguf [--model …] [--threads 2] [--rounds 3] [--out FILE.json]
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, totalmem } from "node:os";
@@ -45,9 +45,9 @@ const peer = (tool) => {
 
 /** tokens/s by test, from llama-bench's own JSON: pp (prompt) and tg (generation). */
 function peerLatency(file) {
-  const text = run(peer("llama-bench"), [
-    ...["-m", file, "-t", flags.threads, "-p", flags.prompt, "-n", flags.generate, "-fa", "1", "-r", "1", "-o", "json"],
-  ]);
+  const { threads, prompt, generate } = flags;
+  const args = ["-m", file, "-t", threads, "-p", prompt, "-n", generate, "-fa", "1", "-r", "1", "-o", "json"];
+  const text = run(peer("llama-bench"), args);
   const rows = JSON.parse(text);
   const speed = (test) => rows.find(test).avg_ts;
   const promptTokensPerSecond = speed((row) => row.n_prompt > 0 && row.n_gen === 0);
@@ -62,25 +62,11 @@ function peerLatency(file) {
 function peerThroughput(file) {
   const [prompt, generate, requests] = [flags["batch-prompt"], flags["batch-generate"], flags.requests];
   const context = String(Number(requests) * (Number(prompt) + Number(generate)) + 256);
-  const text = run(peer("llama-batched-bench"), [
-    ...[
-      "-m",
-      file,
-      "-t",
-      flags.threads,
-      "-c",
-      context,
-      "-npp",
-      prompt,
-      "-ntg",
-      generate,
-      "-npl",
-      requests,
-      "-fa",
-      "on",
-    ],
-  ]);
-  const line = text.split("\n").find((one) => /^\|\s*\d+\s*\|/.test(one));
+  const args = ["-m", file, "-t", flags.threads, "-c", context, "-npp", prompt, "-ntg", generate, "-npl", requests];
+  const done = spawnSync(peer("llama-batched-bench"), [...args, "-fa", "on"], { encoding: "utf8", maxBuffer: 1 << 26 });
+  if (done.status !== 0) throw new Error(`llama-batched-bench failed: ${done.stderr.slice(-500)}`);
+  // Which of the two the table goes to has changed between versions.
+  const line = `${done.stdout}\n${done.stderr}`.split("\n").find((one) => /^\|\s*\d+\s*\|/.test(one));
   if (line === undefined) throw new Error("llama-batched-bench printed no row");
   const cells = line.split("|").map((cell) => Number(cell.trim()));
   const [, , tg, batch, , tPrompt, sPrompt, tGenerate, sGenerate] = cells;
@@ -125,6 +111,14 @@ function rounds(body) {
 const models = flags.model.map((given) => {
   const [name, file] = given.includes("=") ? given.split("=") : [given.split("/").pop(), given];
   const settings = ["--model", file, "--threads", flags.threads];
+  const batch = [
+    "--requests",
+    flags.requests,
+    "--prompt",
+    flags["batch-prompt"],
+    "--generate",
+    flags["batch-generate"],
+  ];
   console.error(`${name}: latency`);
   const latency = rounds({
     millrace: () =>
@@ -133,11 +127,7 @@ const models = flags.model.map((given) => {
   });
   console.error(`${name}: throughput`);
   const throughput = rounds({
-    millrace: () =>
-      millrace(
-        ...["throughput", ...settings, "--requests", flags.requests, "--repeat", "1"],
-        ...["--prompt", flags["batch-prompt"], "--generate", flags["batch-generate"]],
-      ),
+    millrace: () => millrace("throughput", ...settings, ...batch, "--repeat", "1"),
     peer: () => peerThroughput(file),
   });
   const sha256 = createHash("sha256").update(readFileSync(file)).digest("hex");

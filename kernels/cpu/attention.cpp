@@ -105,15 +105,15 @@ float soften(float* s, float& m, float& l) {
     for (int v = 0; v < n; v++) vstore(s + v * VL, vzero());
     return 1;
   }
-  vf sum = vzero();
+  EightLanes sum;
   for (int v = 0; v < n; v++) {
     const vf e = vexp(vsub(vload(s + v * VL), vset(now)));
     vstore(s + v * VL, e);
-    sum = vadd(sum, e);
+    sum.add(e);
   }
   const float keep = old == now ? 1.0f : std::exp(old - now);
   m = now;
-  l = l * keep + vsum(sum);
+  l = l * keep + sum.sum();
   return keep;
 }
 

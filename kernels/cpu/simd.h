@@ -1,6 +1,6 @@
 // Owns: the one vocabulary of vectors that every kernel here shares (the matrix kernels may add their own): `vf`, VL f32
-// lanes, with loads and stores from f32, f16 and bf16, and exp and tanh. One definition per instruction set. Order of
-// every reduction is fixed, so that bits depend on data and length alone. Multiplies and adds fuse only where vfma says
+// lanes, with loads and stores from f32, f16 and bf16, and exp and tanh. One definition per instruction set. Sums over
+// lanes go through EightLanes or an order that is laid down, so that bits depend on data and length alone. Multiplies and adds fuse only where vfma says
 // (-ffp-contract=off).
 #pragma once
 #include <immintrin.h>
@@ -150,17 +150,28 @@ inline float vmaximum(__m128 v) {
 inline float vsum(__m256 v) { return vsum(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))); }
 inline float vmaximum(__m256 v) { return vmaximum(_mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1))); }
 #if defined(__AVX512F__)
-inline float vsum(vf v) {
-  __m256 lo, hi;
-  vsplit(v, lo, hi);
-  return vsum(_mm256_add_ps(lo, hi));
-}
 inline float vmaximum(vf v) {
   __m256 lo, hi;
   vsplit(v, lo, hi);
   return vmaximum(_mm256_max_ps(lo, hi));
 }
 #endif
+
+// A running sum in eight lanes on every instruction set: a wider vector is added half by half, the lower half first. So
+// bits do not depend on the processor.
+struct EightLanes {
+  __m256 lanes = _mm256_setzero_ps();
+  void add(vf v) {
+#if defined(__AVX512F__)
+    __m256 lo, hi;
+    vsplit(v, lo, hi);
+    lanes = _mm256_add_ps(_mm256_add_ps(lanes, lo), hi);
+#else
+    lanes = _mm256_add_ps(lanes, v);
+#endif
+  }
+  float sum() const { return vsum(lanes); }
+};
 
 // e^x to 2 ulp: x = n·ln 2 + r, a polynomial of r. −Infinity gives 0, NaN gives NaN.
 inline vf vexp(vf x) {
