@@ -114,17 +114,19 @@ void tile(const uint8_t* panel, int blocks, const ActBlock* x, int64_t stride, f
         }
       }
     }
+    SubScales w[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) {
-      const SubScales w = panel_scales<L>(panel + v * column + code_vectors<L> * VB);
+    for (int v = 0; v < V; v++) w[v] = panel_scales<L>(panel + v * column + code_vectors<L> * VB);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; t++) {
+    for (int t = 0; t < T; t++)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
         float* at = acc + (t * V + v) * R;
         vf y = vload(at);
-        dot_finish<L>(a[t] + v * accumulators<L>, w, x[t * stride], y);
+        dot_finish<L>(a[t] + v * accumulators<L>, w[v], x[t * stride], y);
         vstore(at, y);
       }
-    }
+    asm volatile("" ::: "memory");  // else the compiler moves acc to the stack around the loop
   }
 }
 
