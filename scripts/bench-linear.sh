@@ -1,11 +1,17 @@
 #!/bin/sh
-# Builds kernels/cpu/bench_linear.cpp with the matrix kernels: scripts/bench-linear.sh [avx2|avx512vnni].
+# Builds kernels/cpu/bench_linear.cpp with the matrix kernels, the flags as in build-native.mjs, and prints where it is:
+#   scripts/bench-linear.sh [avx2|avx512vnni]
 set -e
 cd "$(dirname "$0")/.."
 isa=${1:-avx2}
 flags="-mavx2 -mfma -mf16c -mbmi -mbmi2 -mlzcnt -mpopcnt"
-[ "$isa" = avx512vnni ] && flags="$flags -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -Wno-uninitialized -Wno-maybe-uninitialized"
+[ "$isa" = avx512vnni ] && flags="$flags -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni"
+target=build/native/bench-linear-$isa
 mkdir -p build/native
-${CXX:-g++} -std=c++20 -O3 -pthread -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra $flags \
-  -o "build/native/bench-linear-$isa" kernels/cpu/bench_linear.cpp kernels/cpu/linear.cpp kernels/cpu/linear_*.cpp
-echo "build/native/bench-linear-$isa"
+if [ ! -x "$target" ] || [ -n "$(find kernels/cpu scripts/bench-linear.sh -newer "$target" -type f)" ]; then
+  ${CXX:-g++} -std=c++20 -O3 -pthread -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra \
+    -Wno-uninitialized -Wno-maybe-uninitialized $flags \
+    -o "$target.$$" kernels/cpu/bench_linear.cpp kernels/cpu/linear.cpp kernels/cpu/linear_*.cpp
+  mv "$target.$$" "$target"
+fi
+echo "$target"

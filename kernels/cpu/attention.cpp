@@ -43,23 +43,40 @@ Rows carve(uint8_t* at, int count, int dim, int v_padded) {
   return r;
 }
 
+// sum[r][v] += a(r) · b(v). The fewer of the two stay in registers: with 12 sums, 16 registers hold no more.
+template <int R, int V, class A, class B>
+inline void multiply_add(vf (&sum)[R][V], A&& a, B&& b) {
+  if constexpr (R < V) {
+    vf x[R];
+    for (int r = 0; r < R; r++) x[r] = a(r);
+    for (int v = 0; v < V; v++) {
+      const vf y = b(v);
+      for (int r = 0; r < R; r++) sum[r][v] = vfma(x[r], y, sum[r][v]);
+    }
+  } else {
+    vf y[V];
+    for (int v = 0; v < V; v++) y[v] = b(v);
+    for (int r = 0; r < R; r++) {
+      const vf x = a(r);
+      for (int v = 0; v < V; v++) sum[r][v] = vfma(x, y[v], sum[r][v]);
+    }
+  }
+}
+
 // s[r][64·] of tiles [first, first + NT) for R rows: one chain of multiply-adds a score, over ascending dimensions.
 template <class T, int R, int NT>
 void score_tiles(const float* q, int dim, const T* const* tiles, float* s) {
   vf sum[R][NT * vectors_a_tile];
   for (auto& row : sum)
     for (vf& v : row) v = vzero();
+  constexpr int V = NT * vectors_a_tile;
   for (int i = 0; i < dim; i++) {
-    vf k[NT * vectors_a_tile];
-    for (int j = 0; j < NT; j++)
-      for (int v = 0; v < vectors_a_tile; v++) k[j * vectors_a_tile + v] = vload(tiles[j] + i * page_tokens + v * VL);
-    for (int r = 0; r < R; r++) {
-      const vf x = vset(q[int64_t(r) * dim + i]);
-      for (int v = 0; v < NT * vectors_a_tile; v++) sum[r][v] = vfma(x, k[v], sum[r][v]);
-    }
+    const auto key = [&](int v) { return vload(tiles[v / vectors_a_tile] + i * page_tokens + v % vectors_a_tile * VL); };
+    const auto query = [&](int r) { return vset(q[int64_t(r) * dim + i]); };
+    multiply_add<R, V>(sum, query, key);
   }
   for (int r = 0; r < R; r++)
-    for (int v = 0; v < NT * vectors_a_tile; v++) vstore(s + r * block_tokens + v * VL, sum[r][v]);
+    for (int v = 0; v < V; v++) vstore(s + r * block_tokens + v * VL, sum[r][v]);
 }
 
 // acc[r][c …] += Σ p[r][t] · v[t][c …] over ascending t in [t0, t1), for NV vectors of columns.
@@ -70,12 +87,9 @@ void add_values(const float* p, const T* const* values, int v_padded, int t0, in
     for (int v = 0; v < NV; v++) sum[r][v] = vload(acc + int64_t(r) * v_padded + c + v * VL);
   for (int t = t0; t < t1; t++) {
     const T* row = values[t / page_tokens] + (t % page_tokens) * v_padded + c;
-    vf x[NV];
-    for (int v = 0; v < NV; v++) x[v] = vload(row + v * VL);
-    for (int r = 0; r < R; r++) {
-      const vf weight = vset(p[r * block_tokens + t]);
-      for (int v = 0; v < NV; v++) sum[r][v] = vfma(weight, x[v], sum[r][v]);
-    }
+    const auto value = [&](int v) { return vload(row + v * VL); };
+    const auto weight = [&](int r) { return vset(p[r * block_tokens + t]); };
+    multiply_add<R, NV>(sum, weight, value);
   }
   for (int r = 0; r < R; r++)
     for (int v = 0; v < NV; v++) vstore(acc + int64_t(r) * v_padded + c + v * VL, sum[r][v]);
@@ -111,7 +125,8 @@ void attend_block(const Rows& rows, int r0, const T* const* tiles, int b0, float
   if (j0 >= j1) return;
   const int first = j0 / page_tokens, last = (j1 - 1) / page_tokens;
 
-  constexpr int NT = VL == 16 ? (R <= 3 ? 4 : 2) : (R <= 3 ? 2 : 1);
+  // About twelve sums in flight, fewer where there are too few rows.
+  constexpr int NT = VL == 16 ? (R <= 3 ? 4 : 2) : (R == 1 ? 4 : R <= 3 ? 2 : 1);
   for (int tile = first / NT * NT; tile <= last; tile += NT) {
     // A tile that no row sees may have no page: any other stands in, and is masked.
     const T* some[NT];
@@ -136,7 +151,7 @@ void attend_block(const Rows& rows, int r0, const T* const* tiles, int b0, float
   const T* values[tiles_a_block];
   for (int j = first; j <= last; j++) values[j] = tiles[j] + dim * page_tokens;
   float* acc = rows.acc + int64_t(r0) * v_padded;
-  constexpr int NV = VL == 16 || R <= 3 ? 4 : 2;
+  constexpr int NV = R == 1 ? 8 : VL == 16 || R <= 3 ? 4 : 2;
   int c = 0;
   for (; c + NV * VL <= v_padded; c += NV * VL) add_values<T, R, NV>(s, values, v_padded, j0, j1, c, acc);
   for (; c < v_padded; c += page_tokens) add_values<T, R, vectors_a_tile>(s, values, v_padded, j0, j1, c, acc);

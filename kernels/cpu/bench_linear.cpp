@@ -300,7 +300,7 @@ double seconds(const std::function<void(int)>& work, int threads) {
     return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
   };
   double best = 1e9;
-  for (int round = 0; round < 7; round++) {
+  for (int round = 0; round < 40; round++) {
     std::vector<std::thread> pool;
     std::vector<double> took(static_cast<size_t>(threads));
     std::atomic<int> ready = 0;
@@ -379,8 +379,8 @@ void speed(const char* only, int threads) {
     std::printf("%-5s |                     ", f.name);
     for (int n : {1, 2, 4, 8, 16}) std::printf(" %6.1f", double(m.packed.size) / m.run(n, m.rows, 1) / 1e9);
     const double part = double(m.packed.size) * 64 / m.rows;
-    std::printf(" |       %6.1f |         ", part / m.run(1, 64, 200) / 1e9);
-    for (int n : {4, 16, 64, 512}) std::printf(" %6.0f", 2.0 * n * small * m.cols / m.run(n, small, 4096 / n) / 1e9);
+    std::printf(" |       %6.1f |         ", part / m.run(1, 64, 50) / 1e9);
+    for (int n : {4, 16, 64, 512}) std::printf(" %6.0f", 2.0 * n * small * m.cols / m.run(n, small, 512 / n) / 1e9);
     std::printf("\n");
     std::fflush(stdout);
   }
@@ -395,7 +395,7 @@ void decode(const char* only, int threads) {
       const double roof = read_bandwidth(threads), got = double(m.packed.size) / m.run(1, m.rows, 1);
       std::printf("  %5.1f of %5.1f GB/s (%3.0f %%)", got / 1e9, roof / 1e9, 100 * got / roof);
     }
-    std::printf("  from cache %.1f\n", double(m.packed.size) * 64 / m.rows / m.run(1, 64, 200) / 1e9);
+    std::printf("  from cache %.1f\n", double(m.packed.size) * 64 / m.rows / m.run(1, 64, 50) / 1e9);
     std::fflush(stdout);
   }
 }

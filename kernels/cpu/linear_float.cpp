@@ -47,31 +47,29 @@ void tile(const RunArgs& a, int t, int g) {
     }
 }
 
+// Tokens from t on, T at a time while there are as many; returns the first that is left.
 template <class W, int T>
-void groups(const RunArgs& a, int t) {
-  int g = a.g0;
-  if constexpr (T <= 3)
-    for (; g + 4 <= a.g1; g += 4) tile<W, T, 4>(a, t, g);
-  for (; g + 2 <= a.g1; g += 2) tile<W, T, 2>(a, t, g);
-  if (g < a.g1) tile<W, T, 1>(a, t, g);
+int tiles(const RunArgs& a, int t) {
+  for (; t + T <= a.t1; t += T) {
+    int g = a.g0;
+    if constexpr (T <= 2)  // few tokens: more groups at once, for more sums in flight and more streams from memory
+      for (; g + 4 <= a.g1; g += 4) tile<W, T, 4>(a, t, g);
+    for (; g + 2 <= a.g1; g += 2) tile<W, T, 2>(a, t, g);
+    if (g < a.g1) tile<W, T, 1>(a, t, g);
+  }
+  return t;
 }
 
 template <class W>
 void run(const RunArgs& a) {
-  int t = a.t0;
   // Six tokens by two groups fill the registers. Groups in the outer loop: their weights stay in the cache while the
   // tokens pass.
-  for (int g = a.g0; g < a.g1; g += 2) {
-    const RunArgs part{a.w, a.act, a.t0, a.t1, g, std::min(g + 2, a.g1), a.y, a.ldy, a.epilogue, a.scratch};
-    for (t = a.t0; t + 6 <= a.t1; t += 6) groups<W, 6>(part, t);
-  }
-  switch (a.t1 - t) {
-    case 5: return groups<W, 5>(a, t);
-    case 4: return groups<W, 4>(a, t);
-    case 3: return groups<W, 3>(a, t);
-    case 2: return groups<W, 2>(a, t);
-    case 1: return groups<W, 1>(a, t);
-  }
+  int t = a.t0;
+  for (int g = a.g0; g < a.g1; g += 2)
+    t = tiles<W, 6>({a.w, a.act, a.t0, a.t1, g, std::min(g + 2, a.g1), a.y, a.ldy, a.epilogue, a.scratch}, a.t0);
+  t = tiles<W, 4>(a, t);
+  t = tiles<W, 2>(a, t);
+  tiles<W, 1>(a, t);
 }
 
 }  // namespace

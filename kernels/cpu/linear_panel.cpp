@@ -46,8 +46,6 @@ void expand(const uint8_t* group, int64_t group_bytes, int b0, int b1, uint8_t* 
       const int s = b % L::subs;
       const uint8_t* super = group + v * group_bytes + int64_t(b / L::subs) * L::bytes * R;
       const uint8_t* sub = super + (L::head + s * L::sub) * R;
-      for (int line = 0; line < (L::sub + L::head / L::subs) * R; line += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(sub + 1024 + line), _MM_HINT_T0);
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++) {
         vi low, high;
@@ -78,12 +76,28 @@ inline SubScales panel_scales(const uint8_t* at) {
   return w;
 }
 
+// The packed bytes of the next panel, which are asked for while the tiles of this one compute: memory and arithmetic
+// work at the same time. The same range of each group, `stride` apart.
+struct Ahead {
+  const uint8_t *at, *end;
+  int64_t stride;
+  template <int V>
+  void step() {
+    for (int v = 0; v < V; v++) {
+      _mm_prefetch(reinterpret_cast<const char*>(at + v * stride), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(at + v * stride + 64), _MM_HINT_T0);
+    }
+    at = std::min(at + 128, end);
+  }
+};
+
 // Adds T tokens' sums over the panel's blocks to acc[t][v][R]; x: T rows of `stride` records.
 template <class L, int T, int V>
-void tile(const uint8_t* panel, int blocks, const ActBlock* x, int64_t stride, float* acc) {
+void tile(const uint8_t* panel, int blocks, const ActBlock* x, int64_t stride, float* acc, Ahead& next) {
   constexpr int A = V * accumulators<L>;
   constexpr int column = block_vectors<L> * VB;
   for (int b = 0; b < blocks; b++, panel += V * column, x++) {
+    next.step<V>();
     dot a[T][A];
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++)
@@ -114,17 +128,19 @@ void tile(const uint8_t* panel, int blocks, const ActBlock* x, int64_t stride, f
         }
       }
     }
+    SubScales w[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) {
-      const SubScales w = panel_scales<L>(panel + v * column + code_vectors<L> * VB);
+    for (int v = 0; v < V; v++) w[v] = panel_scales<L>(panel + v * column + code_vectors<L> * VB);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; t++) {
+    for (int t = 0; t < T; t++)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
         float* at = acc + (t * V + v) * R;
         vf y = vload(at);
-        dot_finish<L>(a[t] + v * accumulators<L>, w, x[t * stride], y);
+        dot_finish<L>(a[t] + v * accumulators<L>, w[v], x[t * stride], y);
         vstore(at, y);
       }
-    }
+    asm volatile("" ::: "memory");  // else the compiler moves acc to the stack around the loop
   }
 }
 
@@ -142,10 +158,16 @@ void panel_run(const RunArgs& a, int t0, int t1, int g) {
   for (int b = 0; b < blocks; b += step) {
     const int count = std::min(step, blocks - b);
     expand<L, V>(a.w.data + g * group_bytes, group_bytes, b, b + count, panel);
+    // After the last slab: the first of the groups that follow.
+    const bool last = b + step >= blocks;
+    const uint8_t* next_group = a.w.data + (last ? g + V : g) * group_bytes;
+    const auto offset = [&](int block) { return int64_t(block / L::subs) * L::bytes * R; };
+    const int from = last ? 0 : b + step, to = std::min(from + step, blocks);
+    Ahead next{next_group + offset(from), next_group + offset(to), group_bytes};
     const ActBlock* x = static_cast<const ActBlock*>(a.act) + b;
     int t = t0;
     const auto tiles = [&]<int T>() {
-      for (; t + T <= t1; t += T) tile<U, T, V>(panel, count, x + int64_t(t) * blocks, blocks, acc + (t - t0) * V * R);
+      for (; t + T <= t1; t += T) tile<U, T, V>(panel, count, x + int64_t(t) * blocks, blocks, acc + (t - t0) * V * R, next);
     };
     if constexpr (max_tile == 8) tiles.template operator()<8>();
     tiles.template operator()<4>();

@@ -23,6 +23,10 @@ Arena::~Arena() {
   if (data_) munmap(data_, size_t(bytes_));
 }
 
+void Arena::want_huge_pages() {
+  if (data_) madvise(data_, size_t(bytes_), MADV_HUGEPAGE);
+}
+
 void Arena::drop() {
   if (data_) madvise(data_, size_t(bytes_), MADV_DONTNEED);
 }
@@ -177,6 +181,7 @@ Program::Program(const double* description, int64_t length)
   kv_type = KvType(r.integer());
   slots.resize(size_t(r.integer()));
   workspace = Arena(r.offset());
+  workspace.want_huge_pages();
   vector_data = Arena(r.offset() * 4);
   for (int n = r.integer(); n > 0; n--) group_pages.push_back(r.integer());
   for (int n = r.integer(); n > 0; n--) {
@@ -197,7 +202,7 @@ Program::Program(const double* description, int64_t length)
     weights.push_back(w);
   }
   weight_data = Arena(total);
-  if (total > 0) madvise(weight_data.data(), size_t(weight_data.bytes()), MADV_HUGEPAGE);
+  weight_data.want_huge_pages();
   for (size_t i = 0; i < weights.size(); i++) weights[i].data = weight_data.data() + offsets[i];
   for (int n = r.integer(); n > 0; n--) {
     const int code = r.integer();

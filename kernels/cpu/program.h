@@ -22,8 +22,7 @@ namespace mr {
 enum class KvType : int32_t { f32, f16, bf16 };
 constexpr int page_tokens = 16;
 
-// Memory from the system, zero until written, 2 MiB pages where the system has them. drop() gives the contents back and
-// keeps the addresses.
+// Memory from the system, zero until written. drop() gives the contents back and keeps the addresses.
 class Arena {
  public:
   explicit Arena(int64_t bytes = 0);
@@ -37,6 +36,7 @@ class Arena {
   uint8_t* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
   void drop();
+  void want_huge_pages();
 
  private:
   uint8_t* data_;

@@ -1,8 +1,7 @@
 // Owns: one file over HTTP into a partial file: resumed by byte ranges, retried with growing pauses, given up with a
 // reason that says what to do. Verifies nothing but length: the caller's digest does.
-import { createWriteStream, rmSync, statSync } from "node:fs";
-import { Readable } from "node:stream";
-import { pipeline } from "node:stream/promises";
+import { rmSync, statSync } from "node:fs";
+import { open } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { UserError } from "../base/errors.js";
 
@@ -152,23 +151,26 @@ async function attempt(url: string, path: string, options: DownloadOptions, firs
     const total = options.bytes ?? (Number.isFinite(length) ? offset + length : undefined);
     let done = offset;
     options.onProgress?.(done, total);
-    const count = async function* (chunks: AsyncIterable<Uint8Array>) {
-      for await (const chunk of chunks) {
-        watchdog.expect(silenceMs);
-        done += chunk.length;
-        options.onProgress?.(done, total);
-        yield chunk;
-      }
-    };
-    const file = createWriteStream(path, { flags: resumed ? "a" : "w" });
+    // Each chunk is on its way to the disk before the next is read, and the file is closed before this returns: a write
+    // that is still under way would grow the file after the next try has looked where it ends.
+    const file = await open(path, resumed ? "a" : "w").catch((error: Error) => {
+      throw cannotWrite(path, error);
+    });
     watchdog.expect(silenceMs);
     try {
-      await pipeline(Readable.fromWeb(response.body as never), count, file);
+      for await (const chunk of response.body ?? []) {
+        watchdog.expect(silenceMs);
+        await file.appendFile(chunk);
+        done += chunk.length;
+        options.onProgress?.(done, total);
+      }
     } catch (error) {
       options.signal?.throwIfAborted();
       if (diskFaults.has((error as NodeJS.ErrnoException).code ?? "")) throw cannotWrite(path, error as Error);
       const reason = watchdog.bit ? watchdog.signal.reason : error;
       throw new Transient(`the connection broke off after ${done} bytes: ${networkReason(reason)}`);
+    } finally {
+      await file.close();
     }
     if (total !== undefined && done < total) {
       throw new Transient(`the connection ended after ${done} of ${total} bytes`);

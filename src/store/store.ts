@@ -3,7 +3,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { UserError } from "../base/errors.js";
-import { adopt, type Digest, hasBlob, linkBlob, moveIntoPlace, partialPath } from "./blobs.js";
+import { adopt, type Digest, DigestMismatch, hasBlob, linkBlob, moveIntoPlace, partialPath } from "./blobs.js";
 import type { CatalogueEntry, Source } from "./catalogue.js";
 import { download } from "./download.js";
 import { dataFolder } from "./folder.js";
@@ -180,14 +180,25 @@ export class Store {
     const { report, signal } = options;
     if (source.kind === "hub") {
       const giveUp = options.giveUpMs ?? 3_000;
-      await download(fileAddress(source.repo, source.revision, source.path), partial, {
-        headers: hubHeaders(),
-        bytes: file.bytes,
-        ...(last ? {} : { firstAnswerMs: giveUp }),
-        onProgress: (done, total) => report?.progress?.(file.name, done, total),
-        ...(signal === undefined ? {} : { signal }),
-      });
-      return adopt(this.folder, partial, file.name, file.digest);
+      const fetchWhole = async () => {
+        await download(fileAddress(source.repo, source.revision, source.path), partial, {
+          headers: hubHeaders(),
+          bytes: file.bytes,
+          ...(last ? {} : { firstAnswerMs: giveUp }),
+          onProgress: (done, total) => report?.progress?.(file.name, done, total),
+          ...(signal === undefined ? {} : { signal }),
+        });
+        return adopt(this.folder, partial, file.name, file.digest);
+      };
+      const resumed = existsSync(partial);
+      try {
+        return await fetchWhole();
+      } catch (error) {
+        // What an earlier run left may be damaged (a crash of the machine): only a whole download says what the source has.
+        if (!resumed || !(error instanceof DigestMismatch)) throw error;
+        report?.note?.(`${file.name}: the earlier download was damaged; starting over.`);
+        return fetchWhole();
+      }
     }
     const work = `${partial}.wheel`;
     rmSync(work, { recursive: true, force: true });

@@ -1,10 +1,14 @@
 // The bits of a row depend on that row alone: not on who runs beside it, how its prompt is cut, or how many threads there
 // are.
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { CpuDevice } from "../../src/device/cpu/device.js";
 import type { Program } from "../../src/device/device.js";
+import { modelConfig } from "../../src/model/config.js";
+import { decoderPlan } from "../../src/model/decoder.js";
 import { batchOf, updates } from "../support/batch.js";
+import { openTiny } from "../support/golden.js";
 import type { TinyLlama } from "../support/tiny-llama.js";
-import { compileTiny, pageRange, randomTokens, score } from "./support.js";
+import { compileTiny, limits, pageRange, randomTokens, score } from "./support.js";
 
 const model: TinyLlama = {
   type: "Q4_1",
@@ -71,4 +75,24 @@ test("a prefix whose pages were copied", async () => {
   };
   const { logprobs } = await program.run(batchOf([part], { updates: updates([[3, {}]]) })).result;
   expect(logprobs).toEqual(alone.slice(320));
+});
+
+test.each(["mistral-swa", "gemma3", "llama-mqa"])("%s: windows, head norms, one key/value head", async (family) => {
+  const checkpoint = await openTiny(family);
+  const plan = decoderPlan(modelConfig(checkpoint), checkpoint.tensors);
+  const device = new CpuDevice();
+  const bits: Float32Array[] = [];
+  for (const [threads, chunk] of [
+    [2, 512],
+    [1, 1],
+    [2, 3],
+    [3, 50],
+  ]) {
+    const own = await device.compile(plan, checkpoint, { ...limits, threads, contextLength: 512 });
+    const tiny = randomTokens(300, own.vocabSize, 9);
+    bits.push((await score(own, [tiny, tiny.slice(5, 100)], chunk))[0]);
+    await own.close();
+  }
+  for (const other of bits.slice(1)) expect(other).toEqual(bits[0]);
+  checkpoint.close();
 });

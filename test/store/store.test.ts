@@ -127,6 +127,15 @@ test("kill -9 in the middle leaves no model, and the next pull goes on where it 
   expect(readFileSync(at("blobs", `sha256-${sha256(big)}`)).equals(big)).toBe(true);
 });
 
+test("a damaged partial file costs a second download, not the pull", async () => {
+  mkdirSync(at("partial"), { recursive: true });
+  writeFileSync(at("partial", sha256(big)), Buffer.alloc(100_000)); // zeros, as after a power cut
+  const { code, stderr } = await pull("hf:owner/repo");
+  expect(code).toBe(0);
+  expect(stderr).toContain("starting over");
+  expect(readFileSync(at("blobs", `sha256-${sha256(big)}`)).equals(big)).toBe(true);
+});
+
 test("two pulls at once fetch the content once, and both succeed", async () => {
   hub.bytesPerSecond = 800_000;
   const both = await Promise.all([pull("hf:owner/repo"), pull("hf:owner/repo")]);
