@@ -1,5 +1,5 @@
 // Owns: what `bench` measures, on anything that generates: single requests as llama-bench does its pp and tg tests, and
-// many at once as llama-batched-bench does. Prompts are random ids, all different, so nothing is found in a cache; end
+// many at once as llama-batched-bench does: all prompts, then all answers. Prompts are random ids, all different; end
 // tokens are not heeded, so every request makes as many tokens as were asked for.
 import { UserError } from "../base/errors.js";
 import type { GenerateRequest } from "../engine/types.js";
@@ -32,9 +32,8 @@ function randomRequest(generator: Generator, promptTokens: number, generate: num
   };
 }
 
-/** One request from submission to its last token. tokens: when each came. */
-export async function timeRequest(generator: Generator, promptTokens: number, generate: number): Promise<Timed> {
-  const request = randomRequest(generator, promptTokens, generate);
+/** A request from submission to its last token. tokens: when each came. */
+export async function timeRequest(generator: Generator, request: GenerateRequest): Promise<Timed> {
   const tokens: number[] = [];
   const start = performance.now();
   for await (const event of generator.generate(request)) {
@@ -43,7 +42,9 @@ export async function timeRequest(generator: Generator, promptTokens: number, ge
       throw new UserError(event.error?.message ?? "the request failed", event.error);
     }
   }
-  if (tokens.length !== generate) throw new UserError(`${tokens.length} tokens came where ${generate} were asked for`);
+  if (tokens.length !== request.maxTokens) {
+    throw new UserError(`${tokens.length} tokens came where ${request.maxTokens} were asked for`);
+  }
   return { start, first: tokens[0], last: tokens[tokens.length - 1], tokens };
 }
 
@@ -58,9 +59,9 @@ export interface LatencyRun {
  * after a prompt of one, which is the work of llama-bench's tests pp and tg.
  */
 export async function latencyRun(generator: Generator, prompt: number, generate: number): Promise<LatencyRun> {
-  const reading = await timeRequest(generator, prompt, 1);
+  const reading = await timeRequest(generator, randomRequest(generator, prompt, 1));
   const ttftMs = reading.first - reading.start;
-  const writing = await timeRequest(generator, 1, generate);
+  const writing = await timeRequest(generator, randomRequest(generator, 1, generate));
   return {
     promptTokensPerSecond: (1000 * prompt) / ttftMs,
     generationTokensPerSecond: (1000 * generate) / (writing.last - writing.start),
@@ -73,31 +74,33 @@ export interface ThroughputRun {
   readonly totalGenerationTokensPerSecond: number;
   /** Generated tokens over the whole time, prompts included. */
   readonly overallGenerationTokensPerSecond: number;
-  /** Of all prompts together, until the last of them is read: S_PP (some answers have begun by then). */
+  /** Of all prompts together: S_PP. */
   readonly promptTokensPerSecond: number;
   readonly seconds: number;
 }
 
+/** First all prompts, a token each, then all answers: the second time the prompts' pages are found, but for the last. */
 export async function throughputRun(
   generator: Generator,
   o: { requests: number; prompt: number; generate: number },
 ): Promise<ThroughputRun> {
-  const timed = await Promise.all(
-    Array.from({ length: o.requests }, () => timeRequest(generator, o.prompt, o.generate)),
-  );
-  const start = Math.min(...timed.map((one) => one.start));
-  const end = Math.max(...timed.map((one) => one.last));
-  const allReading = Math.max(...timed.map((one) => one.first));
+  const requests = Array.from({ length: o.requests }, () => randomRequest(generator, o.prompt, o.generate));
+  const all = (list: readonly GenerateRequest[]) => Promise.all(list.map((one) => timeRequest(generator, one)));
+  const start = performance.now();
+  await all(requests.map((one) => ({ ...one, id: `${one.id}-prompt`, maxTokens: 1, minTokens: 1 })));
+  const read = performance.now();
+  const answers = await all(requests);
+  const end = performance.now();
   // From here on all generate, until the first is done.
-  const firstDone = Math.min(...timed.map((one) => one.last));
-  const within = timed.flatMap((one) => one.tokens).filter((at) => at > allReading && at <= firstDone).length;
+  const from = Math.max(...answers.map((one) => one.first));
+  const to = Math.min(...answers.map((one) => one.last));
+  const within = answers.flatMap((one) => one.tokens).filter((at) => at > from && at <= to).length;
   const generated = o.requests * o.generate;
-  const overall = (1000 * generated) / (end - start);
   return {
-    // Where they never all generate at once (fewer tokens than steps of prompts) only the whole can be told.
-    totalGenerationTokensPerSecond: firstDone > allReading ? (1000 * within) / (firstDone - allReading) : overall,
-    overallGenerationTokensPerSecond: overall,
-    promptTokensPerSecond: (1000 * o.requests * o.prompt) / (allReading - start),
+    // Where they never all generate at once (very short answers) only the whole of the answers can be told.
+    totalGenerationTokensPerSecond: to > from ? (1000 * within) / (to - from) : (1000 * generated) / (end - read),
+    overallGenerationTokensPerSecond: (1000 * generated) / (end - start),
+    promptTokensPerSecond: (1000 * o.requests * o.prompt) / (read - start),
     seconds: (end - start) / 1000,
   };
 }
