@@ -18,11 +18,14 @@ inline void direct(const uint8_t* group, int64_t group_bytes, int streams, int b
   const int supers = blocks / L::subs;
   for (int i = 0; i < supers; i++, group += L::bytes * R) {
     for (int s = 0; s < L::subs; s++, x++) {
+      // Near its end a stream asks for its next group, which lies max_streams further.
+      const bool near = (int64_t(i) * L::bytes + L::head + s * L::sub) * R + ahead >= group_bytes;
+      const int64_t asked = ahead + (near ? (max_streams - 1) * group_bytes : 0);
       for (int v = 0; v < streams; v++) {
         const uint8_t* super = group + v * group_bytes;
         const uint8_t* sub = super + (L::head + s * L::sub) * R;
         for (int line = 0; line < (L::sub + L::head / L::subs) * R; line += 64)
-          _mm_prefetch(reinterpret_cast<const char*>(sub + ahead + line), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(sub + asked + line), _MM_HINT_T0);
         dot a[T][accumulators<L>];
 #pragma GCC unroll 4
         for (int t = 0; t < T; t++) dot_begin<L>(a[t], x[t * stride]);
