@@ -139,8 +139,13 @@ const models = flags.model.map((given) => {
   };
 });
 
-const commit = run("git", ["rev-parse", "HEAD"]).trim();
-const dirty = run("git", ["status", "--porcelain"]).trim() !== "";
+/** undefined outside a repository: a copy on a machine without one. */
+const git = (...args) => {
+  const { status, stdout } = spawnSync("git", args, { encoding: "utf8", cwd: root });
+  return status === 0 ? stdout.trim() : undefined;
+};
+const commit = git("rev-parse", "HEAD");
+const dirty = git("status", "--porcelain") !== "";
 const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 const { prompt, generate, requests } = flags;
 const report = {

@@ -232,13 +232,14 @@ function checkOptions({ n, sampling, maxTokens, minTokens, logprobs }: ChatJob):
   const whole = Number.isInteger;
   const ranges: [name: string, valid: boolean, wanted: string][] = [
     ["n", whole(n) && n >= 1, "a whole number of at least 1"],
-    ["temperature", sampling.temperature >= 0, "a number of at least 0"],
-    ["topK", whole(sampling.topK) && sampling.topK >= 0, "a whole number of at least 0"],
+    ["temperature", sampling.temperature >= 0 && Number.isFinite(sampling.temperature), "a number of at least 0"],
+    ["topK", whole(sampling.topK) && sampling.topK >= 0 && sampling.topK < 2 ** 31, "a whole number from 0 to 2³¹ − 1"],
     ["topP", sampling.topP > 0 && sampling.topP <= 1, "above 0 and at most 1"],
     ["minP", sampling.minP >= 0 && sampling.minP <= 1, "from 0 to 1"],
-    ["repetitionPenalty", sampling.repetitionPenalty > 0, "above 0"],
+    ["repetitionPenalty", sampling.repetitionPenalty >= 0.01 && sampling.repetitionPenalty <= 100, "from 0.01 to 100"],
     ["frequencyPenalty", Number.isFinite(sampling.frequencyPenalty), "a number"],
     ["presencePenalty", Number.isFinite(sampling.presencePenalty), "a number"],
+    ["logitBias", sampling.logitBias.every(([, bias]) => Number.isFinite(bias)), "made of finite numbers"],
     ["maxTokens", maxTokens === undefined || (whole(maxTokens) && maxTokens >= 1), "a whole number of at least 1"],
     ["minTokens", whole(minTokens) && minTokens >= 0, "a whole number of at least 0"],
     ["logprobs", logprobs === undefined || (whole(logprobs) && logprobs >= 0), "a whole number of at least 0"],

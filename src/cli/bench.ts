@@ -90,5 +90,12 @@ export function command(): Command {
   return new Command("bench")
     .description("Measure latency or throughput with random tokens. Medians; --json keeps every run.")
     .addCommand(latency())
-    .addCommand(throughput());
+    .addCommand(throughput())
+    .addHelpText(
+      "after",
+      `
+Examples:
+  millrace bench latency --model smollm2
+  millrace bench throughput --model ./model.gguf --requests 16 --json`,
+    );
 }

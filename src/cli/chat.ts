@@ -20,15 +20,27 @@ type Line =
   | { readonly kind: "interrupt" }
   | { readonly kind: "end" };
 
+/** Lines that came with one that was wanted (pasted text): they are the next. */
+const ahead: string[] = [];
+
 function readLine(prompt: string, history: string[]): Promise<Line> {
+  if (ahead.length > 0) return Promise.resolve({ kind: "line", text: ahead.shift()! });
   return new Promise((resolve) => {
     const reader = createInterface({ input: process.stdin, output: process.stdout, prompt, history: [...history] });
-    // close() itself emits "close": what came first is the answer.
+    // close() itself emits "close": what came first is the answer. Lines of one paste come in one turn.
+    let first: string | undefined;
     const done = (line: Line) => {
       resolve(line);
       reader.close();
     };
-    reader.on("line", (text) => done({ kind: "line", text }));
+    reader.on("line", (text) => {
+      if (first !== undefined) {
+        ahead.push(text);
+        return;
+      }
+      first = text;
+      setImmediate(() => done({ kind: "line", text }));
+    });
     reader.on("SIGINT", () => {
       process.stdout.write("\n");
       done({ kind: "interrupt" });

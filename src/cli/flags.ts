@@ -5,12 +5,15 @@ import type { SamplingParams } from "../engine/types.js";
 import type { SamplingDefaults } from "../session/defaults.js";
 import { randomSeed, seedBits } from "../session/sampling.js";
 
+const largest = 2 ** 31 - 1;
+
 /** Throws what commander prints as a wrong command line. */
-export function wholeNumber(least: number, most = 2 ** 31 - 1): (text: string) => number {
+export function wholeNumber(least: number, most = largest): (text: string) => number {
   return (text) => {
     const value = Number(text);
     if (text.trim() !== "" && Number.isInteger(value) && value >= least && value <= most) return value;
-    throw new InvalidArgumentError(`It must be a whole number of at least ${least}.`);
+    const range = most === largest ? `of at least ${least}` : `from ${least} to ${most}`;
+    throw new InvalidArgumentError(`It must be a whole number ${range}.`);
   };
 }
 
@@ -23,7 +26,7 @@ export function numberIn(least: number, most: number): (text: string) => number 
 }
 
 /** For options that may be given several times. */
-export function collect(text: string, before: readonly string[]): string[] {
+export function collect(text: string, before: readonly string[] = []): string[] {
   return [...before, text];
 }
 
@@ -44,7 +47,9 @@ export function addDeviceFlags(command: Command): Command {
     )
     .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
     .option("--ctx <tokens>", "context length (default: the model's, or what fits in memory)", wholeNumber(1))
-    .addOption(new Option("--kv-dtype <type>", "number format of the KV cache").choices(["f16", "bf16", "f32"]));
+    .addOption(
+      new Option("--kv-dtype <type>", "number format of the KV cache (default: f16)").choices(["f16", "bf16", "f32"]),
+    );
 }
 
 export interface SamplingFlags extends Partial<SamplingDefaults> {

@@ -20,7 +20,7 @@ import { type OpenModel, openModel } from "./open.js";
 interface RunFlags extends DeviceFlags, SamplingFlags {
   readonly system?: string;
   readonly maxTokens?: number;
-  readonly stop: readonly string[];
+  readonly stop?: readonly string[];
   readonly raw?: boolean;
   readonly json?: boolean;
 }
@@ -33,7 +33,7 @@ function jobBase(flags: RunFlags, model: OpenModel): JobBase {
     sampling: samplingOf(flags, model.sampling),
     ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
     minTokens: 0,
-    stop: flags.stop,
+    stop: flags.stop ?? [],
     stopIds: [],
     includeStop: false,
     ignoreEos: false,
@@ -113,7 +113,7 @@ export function command(): Command {
     .argument("[prompt...]", "what to answer; without it standard input, or a conversation in a terminal")
     .option("--system <text>", "the system message")
     .option("--max-tokens <n>", "longest answer (default: to the end of the context)", wholeNumber(1))
-    .option("--stop <text>", "end the answer before this text (may be given several times)", collect, [])
+    .option("--stop <text>", "end the answer before this text (may be given several times)", collect)
     .option("--raw", "continue the prompt as it is, without the chat template")
     .option("--json", "print {text, promptTokens, generatedTokens, ttftMs, …} as JSON when the answer is whole");
   addSamplingFlags(program);

@@ -11,7 +11,7 @@ import { pullReport } from "./progress.js";
 interface ServeFlags extends DeviceFlags {
   readonly host?: string;
   readonly port?: number;
-  readonly apiKey: readonly string[];
+  readonly apiKey?: readonly string[];
   readonly id?: string;
   readonly maxSequences?: number;
   readonly maxWaiting?: number;
@@ -47,7 +47,7 @@ async function serveModels(models: readonly string[], flags: ServeFlags): Promis
   const { serve } = await import("../server/serve.js");
   const { host, port, device, threads, ctx: contextLength, kvDtype, maxSequences, maxWaiting } = flags;
   const fromEnvironment = env("MILLRACE_API_KEY");
-  const apiKeys = [...flags.apiKey, ...(fromEnvironment === undefined ? [] : [fromEnvironment])];
+  const apiKeys = [...(flags.apiKey ?? []), ...(fromEnvironment === undefined ? [] : [fromEnvironment])];
   const report = pullReport();
   const stopping = interrupted();
   const controller = new AbortController();
@@ -80,7 +80,6 @@ export function command(): Command {
       "--api-key <key>",
       "callers must give it as a bearer token (several may be given; also MILLRACE_API_KEY)",
       collect,
-      [],
     )
     .option("--id <name>", "what callers call the model (default: its own name)")
     .option("--max-sequences <n>", "answers that are generated at once (default: 16)", wholeNumber(1, 4096))

@@ -76,8 +76,9 @@ export class EngineClient {
   /** Open requests finish with "abort"; the host ends. */
   async close(): Promise<void> {
     this.closed = true;
-    const connection = this.connection ?? (await this.connecting?.catch(() => undefined));
-    await connection?.close();
+    // A host that takes the place of a dead one may be on its way.
+    const latest = await this.connecting?.catch(() => undefined);
+    await (latest ?? this.connection)?.close();
   }
 
   private connected(): Promise<Connection> {

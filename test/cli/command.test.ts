@@ -50,7 +50,7 @@ test.each([
   [["frobnicate"], /unknown command 'frobnicate'/],
   [["pull"], /missing required argument 'model'/],
   [["run", "smollm2", "--frobnicate", "x"], /unknown option '--frobnicate'/],
-  [["run", "smollm2", "--threads", "none", "x"], /It must be a whole number of at least 1/],
+  [["run", "smollm2", "--threads", "none", "x"], /It must be a whole number from 1 to 1024/],
   [["run", "smollm2", "--top-p", "1.5", "x"], /It must be a number from/],
   [["run", "smollm2", "--device", "abacus", "x"], /Allowed choices are auto, cpu, reference/],
   [["render"], /give a MODEL, or a template with --template/],

@@ -165,6 +165,18 @@ describe("the engine's client", () => {
     await expect(open({ fail: true })).rejects.toMatchObject({ status: 404, code: "model_not_found" });
   });
 
+  it("ends a host that is taking the place of a dead one when it is closed meanwhile", async () => {
+    const { client, hosts } = await open();
+    hosts[0].close();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(client.alive).toBe(false);
+    const answer = all(client.generate(request("late", ids(5))));
+    await client.close();
+    await answer;
+    expect(hosts).toHaveLength(2);
+    expect(client.alive).toBe(false);
+  });
+
   it("ends what is open when it is closed", async () => {
     const { client } = await open();
     const events = all(client.generate(request("a", ids(5), { maxTokens: 100 })));

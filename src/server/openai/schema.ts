@@ -30,9 +30,11 @@ const shared = {
   model: Type.String({ description: "the id of a model (GET /v1/models lists them)" }),
   temperature: number(0, 2),
   top_p: number(0, 1),
-  top_k: Type.Optional(Type.Integer({ minimum: -1, description: "an integer of at least -1 (-1 and 0: no limit)" })),
+  top_k: Type.Optional(
+    Type.Integer({ minimum: -1, maximum: 2 ** 31 - 1, description: "an integer of at least -1 (-1 and 0: no limit)" }),
+  ),
   min_p: number(0, 1),
-  repetition_penalty: Type.Optional(Type.Number({ exclusiveMinimum: 0, description: "a number above 0 (1: off)" })),
+  repetition_penalty: number(0.01, 100),
   frequency_penalty: number(-2, 2),
   presence_penalty: number(-2, 2),
   logit_bias: Type.Optional(
