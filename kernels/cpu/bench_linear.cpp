@@ -2,8 +2,8 @@
 //
 //   scripts/bench-linear.sh [ISA]            builds build/native/bench-linear-ISA
 //   bench-linear-avx2 check                  every type against plain scalar code; exit status 1 if anything is off
-//   bench-linear-avx2 speed [TYPE|all] [THREADS]    GB/s at 1–16 tokens, GOP/s at 4–512
-//   bench-linear-avx2 decode [TYPE|all] [THREADS]   GB/s at 1 token, beside the machine's own at that moment
+//   bench-linear-avx2 speed [TYPE|all] [THREADS] [COLS]    GB/s at 1–16 tokens, GOP/s at 4–512
+//   bench-linear-avx2 decode [TYPE|all] [THREADS] [COLS]   GB/s at 1 token, beside the machine's own at that moment
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -338,8 +338,8 @@ double read_bandwidth(int threads) {
 
 // A matrix of some 100 MB, to stream from memory, whose first rows are also timed from the cache.
 struct Timing {
-  Timing(const Format& f, int threads)
-      : threads(threads), cols(2048), rows(65536 * 4 / (f.bytes * 8 / f.values)),
+  Timing(const Format& f, int threads, int cols)
+      : threads(threads), cols(cols), rows(int((100 << 20) / (double(cols) / f.values * f.bytes)) / 1024 * 1024),
         packed(size_t(rows / linear_row_group()) * linear_group_bytes(f.type, cols)),
         act(size_t(linear_act_bytes(linear_act(f.type), 512, cols))),
         scratch(size_t(linear_scratch_bytes(cols)) * size_t(threads)), y(size_t(16) * rows + 512 * 512),
@@ -369,12 +369,12 @@ bool asked(const Format& f, const char* only) {
   return !only || std::strcmp(only, "all") == 0 || std::strcmp(only, f.name) == 0;
 }
 
-void speed(const char* only, int threads) {
+void speed(const char* only, int threads, int cols) {
   std::printf("%d threads, prefetched read %.1f GB/s\n", threads, read_bandwidth(threads) / 1e9);
   std::printf("%-5s | GB/s of weights at n = 1      2      4      8     16 | from cache 1 | GOP/s n = 4     16     64    512\n", "");
   for (const Format& f : formats) {
-    if (!asked(f, only)) continue;
-    Timing m(f, threads);
+    if (!asked(f, only) || !linear_supports(f.type, cols)) continue;
+    Timing m(f, threads, cols);
     const int small = 512;
     std::printf("%-5s |                     ", f.name);
     for (int n : {1, 2, 4, 8, 16}) std::printf(" %6.1f", double(m.packed.size) / m.run(n, m.rows, 1) / 1e9);
@@ -386,10 +386,10 @@ void speed(const char* only, int threads) {
   }
 }
 
-void decode(const char* only, int threads) {
+void decode(const char* only, int threads, int cols) {
   for (const Format& f : formats) {
-    if (!asked(f, only)) continue;
-    Timing m(f, threads);
+    if (!asked(f, only) || !linear_supports(f.type, cols)) continue;
+    Timing m(f, threads, cols);
     std::printf("%-5s", f.name);
     for (int round = 0; round < 3; round++) {
       const double roof = read_bandwidth(threads), got = double(m.packed.size) / m.run(1, m.rows, 1);
@@ -405,9 +405,9 @@ void decode(const char* only, int threads) {
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "check";
   const char* type = argc > 2 ? argv[2] : nullptr;
-  const int threads = argc > 3 ? std::atoi(argv[3]) : 2;
-  if (mode == "speed") speed(type, threads);
-  else if (mode == "decode") decode(type, threads);
+  const int threads = argc > 3 ? std::atoi(argv[3]) : 2, cols = argc > 4 ? std::atoi(argv[4]) : 2048;
+  if (mode == "speed") speed(type, threads, cols);
+  else if (mode == "decode") decode(type, threads, cols);
   else check();
   return failures ? 1 : 0;
 }
