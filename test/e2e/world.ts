@@ -13,6 +13,7 @@ import type { Checkpoint } from "../../src/formats/checkpoint.js";
 import { modelConfig } from "../../src/model/config.js";
 import { decoderPlan } from "../../src/model/decoder.js";
 import { fuse } from "../../src/plan/passes/fuse.js";
+import { plainSampling } from "../../src/session/sampling.js";
 import { limits as plainLimits } from "../support/batch.js";
 import { seededRandom } from "../support/random.js";
 
@@ -95,17 +96,7 @@ export async function runAll(
   return { said, stats: engine.stats() };
 }
 
-export const greedy: SamplingParams = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  frequencyPenalty: 0,
-  presencePenalty: 0,
-  seed: 0n,
-  logitBias: [],
-};
+export const greedy: SamplingParams = { ...plainSampling, temperature: 0, seed: 0n };
 
 /** Draws that depend on every bit of the logits and on the counts. */
 export const drawn: SamplingParams = {

@@ -3,6 +3,7 @@ import type { Limits, PageGroup } from "../../src/device/device.js";
 import { type Fault, NullProgram } from "../../src/device/null/program.js";
 import { type ConstraintFactory, Engine, type FinishEvent } from "../../src/engine/loop.js";
 import type { GenerateRequest, SamplingParams, TokenLogprobs } from "../../src/engine/types.js";
+import { plainSampling } from "../../src/session/sampling.js";
 
 export const pageTokens = 4;
 export const vocabSize = 97;
@@ -116,17 +117,7 @@ export class World {
   }
 }
 
-export const greedy: SamplingParams = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  frequencyPenalty: 0,
-  presencePenalty: 0,
-  seed: 0n,
-  logitBias: [],
-};
+export const greedy: SamplingParams = { ...plainSampling, temperature: 0, seed: 0n };
 
 export function request(id: string, promptIds: Iterable<number>, rest: Partial<GenerateRequest> = {}): GenerateRequest {
   return {

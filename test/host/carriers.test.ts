@@ -8,6 +8,7 @@ import type { Port } from "../../src/engine/protocol.js";
 import type { GenerateRequest, TokenEvent } from "../../src/engine/types.js";
 import type * as ProcessModule from "../../src/host/process.js";
 import type * as WorkerModule from "../../src/host/worker.js";
+import { plainSampling } from "../../src/session/sampling.js";
 import { writeTinyLlamaGguf } from "../support/tiny-llama.js";
 
 const dist = (path: string) => import(new URL(`../../dist/${path}`, import.meta.url).href);
@@ -28,17 +29,7 @@ const request = (id: string, more: Partial<GenerateRequest> = {}): GenerateReque
   id,
   promptIds: Int32Array.of(1, 2, 3, 4, 5),
   n: 1,
-  sampling: {
-    temperature: 0,
-    topK: 0,
-    topP: 1,
-    minP: 0,
-    repetitionPenalty: 1,
-    frequencyPenalty: 0,
-    presencePenalty: 0,
-    seed: 2n ** 63n + 1n,
-    logitBias: [],
-  },
+  sampling: { ...plainSampling, temperature: 0, seed: 2n ** 63n + 1n },
   maxTokens: 8,
   minTokens: 0,
   stopIds: [],

@@ -1,10 +1,11 @@
 // Owns: turning a Plan into the native program's instructions: what each op becomes. Runs of token operations become regions
 // by standing next to each other; lowering.ts has the parts.
 import { UserError } from "../../base/errors.js";
+import type { RopeParams } from "../../plan/ops/index.js";
 import type { Node, Plan } from "../../plan/plan.js";
 import type { Limits } from "../device.js";
 import type { Area, Instruction } from "./code.js";
-import { Lowering, onRows, type RopeParams } from "./lowering.js";
+import { Lowering, onRows } from "./lowering.js";
 import type { Native } from "./native.js";
 import type { PlannedWeights } from "./weights.js";
 
@@ -108,7 +109,7 @@ const handlers: Readonly<Record<string, Handler>> = {
   },
   qkvRopeCache(node) {
     const { qkv, qNorm, kNorm } = node.inputs;
-    const p = node.params as unknown as RopeParams & { numHeads: number; numKvHeads: number; normEps: number };
+    const p = node.params as unknown as RopeParams & { numKvHeads: number; normEps: number };
     const all = this.input(qkv);
     const [q, k] = [this.output(node.outputs.q), this.newArea(false, p.numKvHeads * p.headDim)];
     const kAt = { area: all, floats: p.numHeads * p.headDim };

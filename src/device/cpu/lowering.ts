@@ -2,6 +2,7 @@
 // or the logits become. What is saved here: a row is prepared once for all products that read it, products that nothing
 // orders run side by side, and a product whose only use is to be added to a residual that nobody reads again adds itself.
 import { InternalError } from "../../base/errors.js";
+import type { AttentionParams, RopeParams } from "../../plan/ops/index.js";
 import type { Node, Plan, Tensor } from "../../plan/plan.js";
 import type { Limits } from "../device.js";
 import { type Area, type Argument, type CodeName, type Instruction, type Segment, storageCode } from "./code.js";
@@ -240,25 +241,6 @@ export class Lowering {
     }));
     this.instructions.push({ code: "logits", rows: true, args, segments });
   }
-}
-
-export interface RopeParams {
-  headDim: number;
-  rotaryDim: number;
-  invFreq: readonly number[];
-  magnitude: number;
-  interleaved: boolean;
-}
-
-interface AttentionParams {
-  numHeads: number;
-  numKvHeads: number;
-  headDim: number;
-  vHeadDim: number;
-  scale: number;
-  window?: number;
-  softcap?: number;
-  causal: boolean;
 }
 
 function stacked(pieces: readonly PackedPiece[], make: (packed: PackedPiece, row: number) => Segment): Segment[] {

@@ -26,7 +26,7 @@ export const cacheWrite = defineOp<CacheWriteParams>({
   },
 });
 
-type AttentionParams = {
+export type AttentionParams = {
   numHeads: number;
   numKvHeads: number;
   headDim: number;
