@@ -167,6 +167,7 @@ class Connection {
   stats(): Promise<EngineStats> {
     const ticket = ++this.tickets;
     return new Promise((resolve, reject) => {
+      if (!this.alive) return reject(new UserError("the engine has ended", { status: 503, code: "engine_died" }));
       this.waitingStats.set(ticket, { resolve, reject });
       this.post({ type: "stats", ticket });
     });
