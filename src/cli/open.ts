@@ -2,6 +2,7 @@
 import type { LoadSpec } from "../host/load.js";
 import { openSession } from "../host/open.js";
 import { workerCarrier } from "../host/worker.js";
+import type { RandomModel } from "../model/random.js";
 import type { SamplingDefaults } from "../session/defaults.js";
 import type { Generator } from "../session/needs.js";
 import type { Session } from "../session/session.js";
@@ -25,12 +26,17 @@ export interface OpenModel {
 }
 
 /** sequences: how many requests will run at once. */
-export async function openModel(model: string, flags: DeviceFlags & { sequences: number }): Promise<OpenModel> {
-  const { name, path } = await resolveModel(model);
+export async function openModel(
+  model: string | RandomModel,
+  flags: DeviceFlags & { sequences: number },
+): Promise<OpenModel> {
+  const random = typeof model === "string" ? undefined : model;
+  const { name, path } = typeof model === "string" ? await resolveModel(model) : { name: model.name, path: model.name };
   const start = performance.now();
   const kvDtype = flags.kvDtype ?? "f16";
   const spec: LoadSpec = {
     path,
+    random,
     device: flags.device,
     threads: flags.threads,
     kvDtype,

@@ -75,6 +75,11 @@ const ggmlTypes: Readonly<Record<number, string>> = {
   41: "Q1_0",
 };
 
+/** ggml's number of a type. */
+export function ggmlType(type: StorageType): number {
+  return Number(Object.keys(ggmlTypes).find((number) => ggmlTypes[Number(number)] === type));
+}
+
 const maxDims = 4;
 /** Name of one byte with its length, dimensions, type, offset; key of one byte with its length, type, one byte. */
 const leastInfoBytes = 8 + 1 + 4 + 4 + 8;

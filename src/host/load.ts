@@ -7,15 +7,14 @@ import { UserError } from "../base/errors.js";
 import type { Device, KvDType, Limits, MemoryReport } from "../device/device.js";
 import { openDevice } from "../device/open.js";
 import type { LoadedModel } from "../engine/host.js";
-import { openCheckpoint } from "../formats/open.js";
+import type { Checkpoint } from "../formats/checkpoint.js";
 import { modelConfig } from "../model/config.js";
 import { decoderPlan } from "../model/decoder.js";
 import { fuse } from "../plan/passes/fuse.js";
 import type { Plan } from "../plan/plan.js";
+import { type CheckpointSpec, openSpec } from "./checkpoint.js";
 
-export interface LoadSpec {
-  /** A .gguf file or a Hugging Face folder. */
-  readonly path: string;
+export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
   readonly device?: string;
   /** Default: one a physical core. */
@@ -52,9 +51,9 @@ export interface ModelPlan {
 
 /** What loading would take, before anything is allocated. Throws UserError where it cannot fit, with the numbers. */
 export function planModel(
-  checkpoint: Awaited<ReturnType<typeof openCheckpoint>>,
+  checkpoint: Checkpoint,
   device: Device,
-  spec: Omit<LoadSpec, "path" | "device">,
+  spec: Omit<LoadSpec, keyof CheckpointSpec | "device">,
 ): ModelPlan {
   const config = modelConfig(checkpoint);
   const plan = fuse(decoderPlan(config, checkpoint.tensors), device.info.ops);
@@ -107,7 +106,7 @@ export async function loadModel(
   spec: LoadSpec,
   onProgress: (done: number, total: number) => void,
 ): Promise<LoadedModel> {
-  const checkpoint = await openCheckpoint(spec.path);
+  const checkpoint = await openSpec(spec);
   try {
     const device = await openDevice(spec.device);
     const { plan, limits, trainedContextLength } = planModel(checkpoint, device, spec);

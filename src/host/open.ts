@@ -5,6 +5,7 @@ import { EngineClient } from "../engine/client.js";
 import type { Port } from "../engine/protocol.js";
 import type { SamplingDefaults } from "../session/defaults.js";
 import type { Session } from "../session/session.js";
+import { type CheckpointSpec, openSpec } from "./checkpoint.js";
 import type { LoadSpec } from "./load.js";
 
 export interface SessionOptions {
@@ -31,7 +32,7 @@ export async function openSession({ spec, carrier, onProgress, signal }: Session
   // Its failure is the one to report, whatever happens to the text side meanwhile.
   loading.catch(() => {});
   try {
-    const { Session, text, endIds, ...about } = await openText(spec.path);
+    const { Session, text, endIds, ...about } = await openText(spec);
     const engine = await loading;
     return { ...about, engine, session: new Session(engine, text, endIds) };
   } catch (error) {
@@ -41,14 +42,13 @@ export async function openSession({ spec, carrier, onProgress, signal }: Session
   }
 }
 
-async function openText(path: string) {
-  const [{ openCheckpoint }, { loadText }, { configuredEndIds, samplingDefaults }, { Session }] = await Promise.all([
-    import("../formats/open.js"),
+async function openText(spec: CheckpointSpec) {
+  const [checkpoint, { loadText }, { configuredEndIds, samplingDefaults }, { Session }] = await Promise.all([
+    openSpec(spec),
     import("../session/text.js"),
     import("../session/defaults.js"),
     import("../session/session.js"),
   ]);
-  const checkpoint = await openCheckpoint(path);
   try {
     const { meta, label, fileBytes } = checkpoint;
     const text = loadText(meta);
