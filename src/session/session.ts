@@ -37,6 +37,7 @@ export class Session {
 
   /** Throws UserError where the job cannot be done. Nothing has begun when it returns. */
   prepare(job: ChatJob): Prepared {
+    refuseUnsupported(job);
     const promptIds = this.promptIds(job);
     const { vocabSize } = this.limits;
     checkIds("prompt", promptIds, vocabSize);
@@ -224,6 +225,21 @@ export class Session {
       param,
     });
   }
+}
+
+function refuseUnsupported(job: ChatJob): void {
+  const asked: [param: string, asks: boolean][] = [
+    ["tool_choice", job.toolChoice !== undefined && job.toolChoice !== "none"],
+    ["parallel_tool_calls", job.parallelToolCalls === false],
+    ["format", job.format !== undefined],
+    ["think", job.think !== undefined],
+  ];
+  const found = asked.find(([, asks]) => asks);
+  if (found === undefined) return;
+  throw new UserError(`The field "${found[0]}" is not supported yet; leave it out.`, {
+    code: "unsupported_field",
+    param: found[0],
+  });
 }
 
 /** Before anything began. */
