@@ -6,6 +6,7 @@
 #include <exception>
 
 #include "program.h"
+#include "quantize.h"
 
 using namespace mr;
 
@@ -190,4 +191,8 @@ void mr_write_pages(void* program, int group, const int32_t* ids, int count, con
 
 void mr_read_workspace(void* program, double offset, float* out, double count) noexcept {
   std::copy_n(of(program).floats(int64_t(offset)), int64_t(count), out);
+}
+
+int mr_quantize(int from, const uint8_t* source, double values, int to, uint8_t* out, int threads) noexcept {
+  return quantize(Storage(from), source, int64_t(values), Storage(to), out, threads) ? 0 : 1;
 }

@@ -53,3 +53,6 @@ MR_API void mr_read_pages(void* program, int group, const int32_t* ids, int coun
 MR_API void mr_write_pages(void* program, int group, const int32_t* ids, int count, const uint8_t* bytes) noexcept;
 // floats of the workspace, from a byte offset on.
 MR_API void mr_read_workspace(void* program, double offset, float* out, double count) noexcept;
+
+// Quantises `values` values of a float type to another's blocks; needs no program. 0: done. 1: one of them is not finite.
+MR_API int mr_quantize(int from, const uint8_t* source, double values, int to, uint8_t* out, int threads) noexcept;
