@@ -55,8 +55,7 @@ function duration(text: string): number {
 }
 
 /** A variable of Ollama's, read as the flag that says the same. */
-function variable<T>(name: VariableName, parse: (text: string) => T): T | undefined {
-  const text = env(name);
+function variable<T>(name: VariableName, text: string | undefined, parse: (text: string) => T): T | undefined {
   if (text === undefined) return undefined;
   try {
     return parse(text);
@@ -74,15 +73,15 @@ function kvType(text: string): DeviceFlags["kvDtype"] {
 
 /** What flags leave open. */
 function fromOllama(): Partial<ServeFlags> {
-  const address = variable("OLLAMA_HOST", parseAddress);
+  const address = variable("OLLAMA_HOST", env("OLLAMA_HOST"), parseAddress);
   return {
     ...address,
-    keepAlive: variable("OLLAMA_KEEP_ALIVE", duration),
-    maxLoaded: variable("OLLAMA_MAX_LOADED_MODELS", wholeNumber(0)) || undefined,
-    maxWaiting: variable("OLLAMA_MAX_QUEUE", wholeNumber(0)),
-    maxSequences: variable("OLLAMA_NUM_PARALLEL", wholeNumber(0, 4096)) || undefined,
-    ctx: variable("OLLAMA_CONTEXT_LENGTH", wholeNumber(0)) || undefined,
-    kvDtype: variable("OLLAMA_KV_CACHE_TYPE", kvType),
+    keepAlive: variable("OLLAMA_KEEP_ALIVE", env("OLLAMA_KEEP_ALIVE"), duration),
+    maxLoaded: variable("OLLAMA_MAX_LOADED_MODELS", env("OLLAMA_MAX_LOADED_MODELS"), wholeNumber(0)) || undefined,
+    maxWaiting: variable("OLLAMA_MAX_QUEUE", env("OLLAMA_MAX_QUEUE"), wholeNumber(0)),
+    maxSequences: variable("OLLAMA_NUM_PARALLEL", env("OLLAMA_NUM_PARALLEL"), wholeNumber(0, 4096)) || undefined,
+    ctx: variable("OLLAMA_CONTEXT_LENGTH", env("OLLAMA_CONTEXT_LENGTH"), wholeNumber(0)) || undefined,
+    kvDtype: variable("OLLAMA_KV_CACHE_TYPE", env("OLLAMA_KV_CACHE_TYPE"), kvType),
   };
 }
 

@@ -21,11 +21,7 @@ class World {
   loading = 0;
   readonly models: ServedModels;
 
-  constructor(
-    names: readonly string[],
-    settings: Partial<ModelSettings> = {},
-    private readonly pinned: readonly string[] = [],
-  ) {
+  constructor(names: readonly string[], settings: Partial<ModelSettings> = {}, pinned: readonly string[] = []) {
     const list = names.map((id) => ({ id, created: 1, pinned: pinned.includes(id) }));
     this.models = new ServedModels(
       {
