@@ -112,6 +112,8 @@ void mr_get_vector(void* program, double offset, float* out, double count) noexc
   std::copy_n(reinterpret_cast<const float*>(of(program).vector_data.data()) + int64_t(offset), int64_t(count), out);
 }
 
+void mr_set_threads(void* program, int threads) noexcept { of(program).pool.grant(threads); }
+
 void mr_drop(void* program, int weights, int pages) noexcept {
   Program& p = of(program);
   if (weights) p.weight_data.drop();

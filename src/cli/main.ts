@@ -26,7 +26,7 @@ const examples = `
 Examples:
   millrace run smollm2 "Why is the sky blue?"     answer one prompt
   millrace run ./model.gguf                       chat with a model of yours
-  millrace serve smollm2                          an OpenAI-compatible server on http://127.0.0.1:8080
+  millrace serve smollm2                          an OpenAI-compatible server on http://127.0.0.1:11434
   millrace pull hf:owner/repo/file.gguf           fetch a model from the Hugging Face hub
 
 A MODEL is a name in the catalogue (smollm2), the path of a .gguf file or of a Hugging Face folder, or

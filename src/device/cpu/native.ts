@@ -33,6 +33,7 @@ export interface Native {
   setVector(program: Handle, offset: number, values: Float32Array, count: number): void;
   getVector(program: Handle, offset: number, out: Float32Array, count: number): void;
   drop(program: Handle, weights: number, pages: number): void;
+  setThreads(program: Handle, threads: number): void;
   run(
     program: Handle,
     counts: Int32Array,
@@ -160,6 +161,7 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
     setVector: func("set_vector", "void", ["void*", "double", f32, "double"]),
     getVector: func("get_vector", "void", ["void*", "double", "float*", "double"]),
     drop: func("drop", "void", ["void*", "int", "int"]),
+    setThreads: func("set_threads", "void", ["void*", "int"]),
     run: func("run", "int", ["void*", i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, f32]),
     sample: func("sample", "void", [
       "void*",
