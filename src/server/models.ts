@@ -9,6 +9,7 @@ import { createHash } from "node:crypto";
 import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import type { Session } from "../session/session.js";
+import type { ModelParameters } from "../store/parameters.js";
 import type { QueueLimit } from "./limits.js";
 import { shareThreads } from "./share.js";
 
@@ -21,6 +22,16 @@ export interface ServedModel {
   readonly queue: QueueLimit;
   /** Changes when the same request may give other tokens: another file, device or version. */
   readonly fingerprint: string;
+  readonly defaults?: ModelDefaults;
+}
+
+/** What a package says of its conversations. */
+export interface ModelDefaults {
+  /** Where a conversation has no system message. */
+  readonly system?: string;
+  /** Before every conversation. */
+  readonly messages?: readonly { readonly role: string; readonly content: string }[];
+  readonly parameters?: ModelParameters;
 }
 
 /** A model that can be loaded. */

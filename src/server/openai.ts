@@ -1,9 +1,9 @@
 // Owns: the OpenAI routes and what they share. Schemas, jobs and shapes are in openai/.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { Exchange } from "./exchange.js";
 import type { Servable, ServedModels } from "./models.js";
 import { chatCompletion } from "./openai/chat.js";
 import { completion } from "./openai/completions.js";
-import type { Exchange } from "./openai/respond.js";
 import { ChatBody, type ChatRequest, CompletionBody, type CompletionRequest } from "./openai/schema.js";
 import { clientSignal, type StreamTimes } from "./stream.js";
 
