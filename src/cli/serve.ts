@@ -43,6 +43,10 @@ function interrupted(): Promise<void> {
 async function serveModels(models: readonly string[], flags: ServeFlags): Promise<void> {
   const names = models.length > 0 ? models : [defaultModel];
   if (flags.id !== undefined && names.length > 1) throw new UsageError("--id names one model: give one MODEL with it");
+  const twice = names.find((name, index) => names.indexOf(name) !== index);
+  if (twice !== undefined) {
+    throw new UsageError(`${twice} was given twice: give it once (--id NAME, with one MODEL, is for another name)`);
+  }
   if (flags.logJson) await logAsJson();
   const { serve } = await import("../server/serve.js");
   const { host, port, device, threads, ctx: contextLength, kvDtype, maxSequences, maxWaiting } = flags;
