@@ -6,6 +6,7 @@
 #include <exception>
 
 #include "program.h"
+#include "quantize.h"
 
 using namespace mr;
 
@@ -111,6 +112,8 @@ void mr_get_vector(void* program, double offset, float* out, double count) noexc
   std::copy_n(reinterpret_cast<const float*>(of(program).vector_data.data()) + int64_t(offset), int64_t(count), out);
 }
 
+void mr_set_threads(void* program, int threads) noexcept { of(program).pool.grant(threads); }
+
 void mr_drop(void* program, int weights, int pages) noexcept {
   Program& p = of(program);
   if (weights) p.weight_data.drop();
@@ -190,4 +193,8 @@ void mr_write_pages(void* program, int group, const int32_t* ids, int count, con
 
 void mr_read_workspace(void* program, double offset, float* out, double count) noexcept {
   std::copy_n(of(program).floats(int64_t(offset)), int64_t(count), out);
+}
+
+int mr_quantize(int from, const uint8_t* source, double values, int to, uint8_t* out, int threads) noexcept {
+  return quantize(Storage(from), source, int64_t(values), Storage(to), out, threads) ? 0 : 1;
 }

@@ -18,7 +18,7 @@ const commands: readonly Entry[] = [
   { name: "list", alias: "ls", summary: "list the packages in the local store", load: () => import("./list.js") },
   { name: "inspect", summary: "show what a model file holds and what it will use", load: () => import("./inspect.js") },
   { name: "bench", summary: "measure latency or throughput", load: () => import("./bench.js") },
-  { name: "convert", summary: "write a model of random weights as a GGUF file", load: () => import("./convert.js") },
+  { name: "convert", summary: "write a model as a GGUF file, quantised or not", load: () => import("./convert.js") },
   { name: "tokenize", summary: "text to token ids", load: () => import("./tokenize.js") },
   { name: "render", summary: "chat messages to the prompt's text", load: () => import("./render.js") },
 ];
@@ -27,7 +27,7 @@ const examples = `
 Examples:
   millrace run smollm2 "Why is the sky blue?"     answer one prompt
   millrace run ./model.gguf                       chat with a model of yours
-  millrace serve smollm2                          an OpenAI-compatible server on http://127.0.0.1:8080
+  millrace serve smollm2                          an OpenAI-compatible server on http://127.0.0.1:11434
   millrace pull hf:owner/repo/file.gguf           fetch a model from the Hugging Face hub
 
 A MODEL is a name in the catalogue (smollm2), the path of a .gguf file or of a Hugging Face folder, or

@@ -71,6 +71,9 @@ class Host {
       case "stats":
         if (this.engine) this.post({ type: "stats", ticket: message.ticket, stats: this.engine.stats() });
         return;
+      case "grant":
+        this.model?.program.setThreads?.(message.threads);
+        return;
       case "close":
         return;
     }

@@ -136,7 +136,7 @@ function openGguf(path: string, options: OpenOptions): Checkpoint {
         located.set(info.name, { info, file, offset });
       }
     }
-    const { values } = parts[0].header;
+    const { values, stored } = parts[0].header;
     const stated = values.get("split.tensors.count");
     if (parts.length > 1 && stated !== undefined && stated !== located.size) {
       throw new FormatError(
@@ -147,7 +147,7 @@ function openGguf(path: string, options: OpenOptions): Checkpoint {
       for (const { header } of parts) header.forgetBytes();
     };
     const files = parts.map(({ file }) => file);
-    return new FileCheckpoint({ kind: "gguf", values }, ggufLabel(basename(path)), files, located, forget);
+    return new FileCheckpoint({ kind: "gguf", values, stored }, ggufLabel(basename(path)), files, located, forget);
   }, options);
 }
 

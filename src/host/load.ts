@@ -31,6 +31,8 @@ export interface LoadSpec extends CheckpointSpec {
   /** Of the memory that is free after weights and workspace, what the KV pool may take; default a quarter, and up to three
    *  quarters where a contextLength that was asked for needs them. */
   readonly cacheShare?: number;
+  /** Of the machine's memory, the most that it may take; for a device with its own it means nothing. */
+  readonly memoryBytes?: number;
 }
 
 // The pool has pages for one sequence of the whole context, or for maxSequences of `usualTokens`, whichever is more: a
@@ -66,7 +68,8 @@ export function planModel(
   }
   const contextLength = asked ?? config.contextLength;
   const maxSequences = spec.maxSequences ?? 16;
-  const free = device.info.memoryBytes;
+  const { memoryBytes, ownMemory } = device.info;
+  const free = ownMemory ? memoryBytes : Math.min(memoryBytes, Math.max(0, spec.memoryBytes ?? memoryBytes));
   const limits: Limits = {
     maxTokens,
     maxRows: Math.max(64, maxSequences),
@@ -121,6 +124,7 @@ export async function loadModel(
         vocabSize: program.vocabSize,
         maxSequences: limits.maxSequences,
         device: device.info.description,
+        ownMemory: device.info.ownMemory ?? false,
         memory: { weights, workspace, cache },
       },
       close: async () => {

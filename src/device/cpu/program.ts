@@ -280,6 +280,10 @@ export class CpuProgram implements Program {
     });
   }
 
+  setThreads(threads: number): void {
+    if (this.state !== "closed") this.parts.native.setThreads(this.handle, threads);
+  }
+
   async close(): Promise<void> {
     if (this.state === "closed") return;
     this.state = "closed";
