@@ -87,8 +87,9 @@ test("a file that is no model is named as such", async () => {
 
 test("list tells what is here and what could be", async () => {
   const text = await run(["list"]);
-  expect(text.stdout).toContain("There is no model in");
-  expect(text.stdout).toContain("millrace pull smollm2");
+  expect(text.stdout).toMatch(/^NAME +ID +SIZE +MODIFIED\n$/);
+  expect(text.stderr).toContain("millrace pull smollm2");
+  expect((await run(["ls"])).stdout).toBe(text.stdout);
   const { folder, models, catalogue } = JSON.parse((await run(["list", "--json"])).stdout);
   expect(folder).toBe(home);
   expect(models).toEqual([]);
