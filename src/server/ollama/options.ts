@@ -44,7 +44,13 @@ export function optionsOf(given: Readonly<Record<string, unknown>>, ofPackage: M
     });
   });
   refuseInert(asked);
-  const { temperature = 0.8, top_k = 40, top_p = 0.9, min_p = 0, ...rest }: ModelParameters = {
+  const {
+    temperature = 0.8,
+    top_k = 40,
+    top_p = 0.9,
+    min_p = 0,
+    ...rest
+  }: ModelParameters = {
     ...withoutInert(ofPackage),
     ...asked,
   };

@@ -14,11 +14,14 @@ const texts = (description: string) => Type.Union([Type.String(), Type.Array(Typ
 const named = { model: text(), name: text() };
 
 const images = Type.Optional(
-  Type.Array(Type.Unknown(), { maxItems: 0, description: "empty (this server takes no images; other values are not supported)" }),
+  Type.Array(Type.Unknown(), {
+    maxItems: 0,
+    description: "empty (this server takes no images; other values are not supported)",
+  }),
 );
 
 const options = Type.Optional(
-  Type.Object({}, { additionalProperties: true, description: 'an object such as {"temperature": 0}' }),
+  Type.Record(Type.String(), Type.Unknown(), { description: 'an object such as {"temperature": 0}' }),
 );
 
 const keepAlive = Type.Optional(
@@ -28,16 +31,15 @@ const keepAlive = Type.Optional(
 );
 
 const format = Type.Optional(
-  Type.Union([Type.Literal("json"), Type.Literal(""), Type.Object({}, { additionalProperties: true })], {
+  Type.Union([Type.Literal("json"), Type.Literal(""), Type.Record(Type.String(), Type.Unknown())], {
     description: '"json", or a JSON schema as an object',
   }),
 );
 
 const think = Type.Optional(
-  Type.Union(
-    [Type.Boolean(), Type.Literal("low"), Type.Literal("medium"), Type.Literal("high"), Type.Literal("")],
-    { description: 'true, false, "low", "medium" or "high"' },
-  ),
+  Type.Union([Type.Boolean(), Type.Literal("low"), Type.Literal("medium"), Type.Literal("high"), Type.Literal("")], {
+    description: 'true, false, "low", "medium" or "high"',
+  }),
 );
 
 /** Of both ways to ask. */
@@ -82,7 +84,7 @@ const ToolCall = Type.Object(
       {
         index: Type.Optional(Type.Integer()),
         name: Type.String({ description: "a string" }),
-        arguments: Type.Optional(Type.Object({}, { additionalProperties: true, description: "an object" })),
+        arguments: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: "an object" })),
       },
       { additionalProperties: false, description: 'an object {"name": "…", "arguments": {…}}' },
     ),
@@ -92,10 +94,9 @@ const ToolCall = Type.Object(
 
 export const Message = Type.Object(
   {
-    role: Type.Union(
-      [Type.Literal("system"), Type.Literal("user"), Type.Literal("assistant"), Type.Literal("tool")],
-      { description: '"system", "user", "assistant" or "tool"' },
-    ),
+    role: Type.Union([Type.Literal("system"), Type.Literal("user"), Type.Literal("assistant"), Type.Literal("tool")], {
+      description: '"system", "user", "assistant" or "tool"',
+    }),
     content: text(),
     thinking: text(),
     images,
@@ -114,7 +115,7 @@ const Tool = Type.Object(
       {
         name: Type.String({ minLength: 1, description: "a non-empty string" }),
         description: text(),
-        parameters: Type.Optional(Type.Object({}, { additionalProperties: true, description: "a JSON schema" })),
+        parameters: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: "a JSON schema" })),
       },
       { additionalProperties: false, description: 'an object {"name": "…", "parameters": {…}}' },
     ),
