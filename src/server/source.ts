@@ -3,7 +3,7 @@
 import type { LoadSpec } from "../host/load.js";
 import { openSession } from "../host/open.js";
 import { processCarrier } from "../host/process.js";
-import type { Store, StoredModel } from "../store/store.js";
+import { type Package, type Store, shortName } from "../store/store.js";
 import { QueueLimit } from "./limits.js";
 import { fingerprint, type Loaded, type LoadGrant, type ModelSource, type Servable } from "./models.js";
 
@@ -56,7 +56,7 @@ export class StoredModels implements ModelSource<LocalModel> {
 
   /** A name only: what a caller sends is never a path. */
   find(name: string): LocalModel | null {
-    const stored = this.store.find(name) ?? this.store.find(untagged(name));
+    const stored = this.store.package(name);
     return stored === null ? null : localModel(stored);
   }
 
@@ -69,8 +69,8 @@ export class StoredModels implements ModelSource<LocalModel> {
   }
 }
 
-function localModel({ name, path, pulledAt }: StoredModel): LocalModel {
-  return { id: name, path, created: Math.floor(Date.parse(pulledAt) / 1000) };
+function localModel({ name, path, modifiedAt }: Package): LocalModel {
+  return { id: shortName(name), path, created: Math.floor(Date.parse(modifiedAt) / 1000) };
 }
 
 async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSettings): Promise<Loaded> {
