@@ -161,7 +161,7 @@ template <int bits>
 void block_symmetric(const float* x, uint8_t* out) {
   constexpr float half = 1 << (bits - 1);
   const auto values = load<4>(x);
-  const float d = through_f16(fit_scale(values, squares(values), -half, half - 1), out);
+  const float d = through_f16(fit_scale(values, ones<4>(), -half, half - 1), out);
   uint8_t q[32];
   store_codes(codes(values, d, 0, -half, half - 1), q, half);
   if (bits == 5) write_fifth_bits(q, out + 2);
