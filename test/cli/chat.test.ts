@@ -35,7 +35,7 @@ class Terminal {
 
   /** Waits until the terminal shows this, after what was waited for before. Returns the match. */
   async see(what: RegExp): Promise<string> {
-    for (const end = Date.now() + 60_000; Date.now() < end; await new Promise((next) => setTimeout(next, 10))) {
+    for (const end = Date.now() + 20_000; Date.now() < end; await new Promise((next) => setTimeout(next, 10))) {
       const match = what.exec(this.shown.slice(this.at));
       if (match === null) continue;
       this.at += match.index + match[0].length;
