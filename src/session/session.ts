@@ -48,6 +48,7 @@ export class Session {
       vocabSize,
     );
     checkIds("stop_token_ids", job.stopIds, vocabSize);
+    this.checkAdapter(job.adapter);
     if (job.stop.length > 0) this.needText("stop", "Stop strings need one; give stop_token_ids.");
     const maxTokens = this.maxTokens(job, promptIds.length);
     if (job.minTokens > maxTokens) {
@@ -70,6 +71,7 @@ export class Session {
         promptLogprobs: job.promptLogprobs,
         priority: job.priority,
         cacheSalt: job.cacheSalt,
+        adapter: job.adapter,
       },
     };
   }
@@ -219,6 +221,17 @@ export class Session {
       (id) => this.tokenBytes(id),
       job.minTokens,
     );
+  }
+
+  private checkAdapter(name: string | undefined): void {
+    const { adapters = [] } = this.limits;
+    if (name === undefined || adapters.includes(name)) return;
+    const known = adapters.length > 0 ? `it has ${adapters.join(", ")}` : "it was loaded with none";
+    throw new UserError(`This model has no adapter ${JSON.stringify(name)}: ${known}.`, {
+      status: 404,
+      code: "adapter_not_found",
+      param: "adapter",
+    });
   }
 
   private needText(param: string, instead: string): TextModel {
