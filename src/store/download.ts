@@ -4,6 +4,7 @@ import { rmSync, statSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { UserError } from "../base/errors.js";
+import { diskFailure } from "./blobs.js";
 
 export interface DownloadOptions {
   readonly headers?: Readonly<Record<string, string>>;
@@ -117,8 +118,6 @@ async function answer(
   }
 }
 
-const diskFaults = new Set(["ENOSPC", "EACCES", "EROFS", "EDQUOT"]);
-
 /** Throws for every answer that brings no content; Transient where another try may do better. */
 async function checkStatus(response: Response, url: string, path: string, hasToken: boolean): Promise<void> {
   if (response.ok) return;
@@ -153,8 +152,8 @@ async function attempt(url: string, path: string, options: DownloadOptions, firs
     options.onProgress?.(done, total);
     // Each chunk is on its way to the disk before the next is read, and the file is closed before this returns: a write
     // that is still under way would grow the file after the next try has looked where it ends.
-    const file = await open(path, resumed ? "a" : "w").catch((error: Error) => {
-      throw cannotWrite(path, error);
+    const file = await open(path, resumed ? "a" : "w").catch((error: unknown) => {
+      throw diskFailure(error, path);
     });
     watchdog.expect(silenceMs);
     try {
@@ -166,7 +165,8 @@ async function attempt(url: string, path: string, options: DownloadOptions, firs
       }
     } catch (error) {
       options.signal?.throwIfAborted();
-      if (diskFaults.has((error as NodeJS.ErrnoException).code ?? "")) throw cannotWrite(path, error as Error);
+      const failure = diskFailure(error, path);
+      if (failure instanceof UserError) throw failure;
       const reason = watchdog.bit ? watchdog.signal.reason : error;
       throw new Transient(`the connection broke off after ${done} bytes: ${networkReason(reason)}`);
     } finally {
@@ -178,14 +178,6 @@ async function attempt(url: string, path: string, options: DownloadOptions, firs
   } finally {
     watchdog.stop();
   }
-}
-
-function cannotWrite(path: string, error: Error): UserError {
-  return new UserError(`${path} cannot be written: ${error.message}`, {
-    status: 507,
-    code: "store_full",
-    cause: error,
-  });
 }
 
 /** The whole file at `path`. A try that brought bytes makes the count of tries start over. */

@@ -1,10 +1,12 @@
 // Owns: which models are here, and how one comes to be: MODEL as a person writes it → blobs and a manifest → a Package.
 // Manifests are written last, so a package is there only when it is whole. A kill at any moment leaves a valid store.
 import { createHash } from "node:crypto";
-import { existsSync, rmSync } from "node:fs";
+import { createWriteStream, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { dirname } from "node:path";
+import { pipeline } from "node:stream/promises";
 import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
-import { addBytes, hasBlob } from "./blobs.js";
+import { addBytes, adopt, blobPath, diskFailure, hasBlob, partialPath } from "./blobs.js";
 import type { CatalogueEntry } from "./catalogue.js";
 import { describeOrUnknown } from "./describe.js";
 import { fetchFile, type WantedFile } from "./fetch.js";
@@ -15,6 +17,7 @@ import {
   configType,
   type Descriptor,
   encodeManifest,
+  hexOf,
   layerType,
   listIds,
   manifestPath,
@@ -58,6 +61,8 @@ export const shortName = (name: string) => name.replace(/:latest$/, "");
 function statedNameOf({ id, name }: PackageName): { annotations?: Record<string, string> } {
   return name === displayName(id) ? {} : named(name);
 }
+
+let uploads = 0;
 
 export class Store {
   constructor(readonly folder: string = dataFolder()) {}
@@ -122,6 +127,38 @@ export class Store {
     });
   }
 
+  /** null: not here. */
+  manifest(name: string): OciManifest | null {
+    const parsed = nameOrNull(name);
+    return parsed === null ? null : (readManifest(this.folder, parsed.id)?.manifest ?? null);
+  }
+
+  blobText({ digest }: Descriptor): string {
+    return readFileSync(blobPath(this.folder, hexOf(digest)), "utf8");
+  }
+
+  /** Whether the blob of this digest ("sha256:…") is here. */
+  hasBlob(digest: string): boolean {
+    return /^sha256:[0-9a-f]{64}$/.test(digest) && existsSync(blobPath(this.folder, hexOf(digest)));
+  }
+
+  /** Keeps what a client sends, for a package that it then creates. Throws DigestMismatch where it is something else. */
+  async addBlob(digest: string, content: AsyncIterable<Uint8Array>): Promise<void> {
+    if (!/^sha256:[0-9a-f]{64}$/.test(digest)) {
+      throw new UserError(`${JSON.stringify(digest)} is no digest: write sha256: and 64 hexadecimal digits`);
+    }
+    if (this.hasBlob(digest)) return;
+    const partial = partialPath(this.folder, `${hexOf(digest)}.${process.pid}.${++uploads}`);
+    mkdirSync(dirname(partial), { recursive: true });
+    try {
+      await pipeline(content, createWriteStream(partial));
+      await adopt(this.folder, partial, digest, { kind: "sha256", hex: hexOf(digest) });
+    } catch (error) {
+      rmSync(partial, { force: true });
+      throw diskFailure(error, this.folder);
+    }
+  }
+
   /** Writes a manifest whose blobs are held, and frees what only the one before it named. */
   async commit(id: PackageId, text: string): Promise<Package> {
     await withStoreLock(this.folder, () => this.replace(id, text));
@@ -180,6 +217,8 @@ export class Store {
       if (license !== undefined) layers.push(await this.addText(hold, layerType.license, license));
       const manifest = await this.describe(hold, layers, statedNameOf(name));
       return await this.commit(name.id, encodeManifest(manifest));
+    } catch (error) {
+      throw diskFailure(error, this.folder);
     } finally {
       hold.release();
     }
