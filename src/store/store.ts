@@ -33,14 +33,17 @@ import {
 import { migrate } from "./migrate.js";
 import {
   displayName,
+  isOnThisMachine,
   isPathSpelling,
-  notAModel,
   type PackageId,
   type PackageName,
   parseModelName,
   parsePackageName,
+  whatAModelIs,
 } from "./names.js";
 import { configBlob, fileLayer, linkModel, modelKey, openPackage, type Package } from "./package.js";
+import { pullFromRegistry } from "./pull-registry.js";
+import { pullFromUrl } from "./pull-url.js";
 import type { PullOptions } from "./report.js";
 
 export type { Package, PackageConfig, PackageFile, PackageMessage } from "./package.js";
@@ -201,27 +204,63 @@ export class Store {
   }
 
   private async fetch(name: PackageName, options: PullOptions): Promise<Package> {
-    if (name.kind === "registry" || name.kind === "url") throw notAModel(name.name);
-    const { files, license } =
-      name.kind === "catalogue" ? fromCatalogue(name.entry) : await fromHub(name.hub, options.signal);
+    migrate(this.folder);
     const hold = new Hold(this.folder);
     try {
-      await hold.add(...files.flatMap(({ digest }) => (digest.kind === "sha256" ? [digest.hex] : [])));
-      const layers: Descriptor[] = [];
-      for (const file of files) {
-        const { sha256 } = await fetchFile(this.folder, file, options);
-        await hold.add(sha256);
-        layers.push(fileLayer({ name: file.name, sha256, bytes: file.bytes }));
-      }
+      const text =
+        name.kind === "registry" ? await this.fromRegistry(name, hold, options) : await this.build(name, hold, options);
+      options.signal?.throwIfAborted();
       options.report?.status?.("writing manifest");
-      if (license !== undefined) layers.push(await this.addText(hold, layerType.license, license));
-      const manifest = await this.describe(hold, layers, statedNameOf(name));
-      return await this.commit(name.id, encodeManifest(manifest));
+      return await this.commit(name.id, text);
     } catch (error) {
       throw diskFailure(error, this.folder);
     } finally {
       hold.release();
     }
+  }
+
+  private async fromRegistry(
+    name: PackageName & { kind: "registry" },
+    hold: Hold,
+    options: PullOptions,
+  ): Promise<string> {
+    const insecure = options.insecure || name.insecure;
+    if (name.insecure && !options.insecure && !isOnThisMachine(name.id.registry)) {
+      throw new UserError(`${name.name} over plain HTTP can be read and changed on its way: --insecure allows it`);
+    }
+    try {
+      return await pullFromRegistry(this.folder, name.id, hold, { ...options, insecure });
+    } catch (error) {
+      if (!(error instanceof UserError) || ![404, 502].includes(error.status)) throw error;
+      // Most likely a name that was meant for something else.
+      throw new UserError(`${error.message} ${whatAModelIs()}`, {
+        status: error.status,
+        code: error.code,
+        cause: error,
+      });
+    }
+  }
+
+  /** The manifest's text of what is no package where it comes from. */
+  private async build(name: Exclude<PackageName, { kind: "registry" }>, hold: Hold, options: PullOptions) {
+    const layers: Descriptor[] = [];
+    let license: string | undefined;
+    if (name.kind === "url") {
+      const file = await pullFromUrl(this.folder, name.url, options);
+      await hold.add(file.sha256);
+      layers.push(fileLayer(file));
+    } else {
+      const wanted = name.kind === "catalogue" ? fromCatalogue(name.entry) : await fromHub(name.hub, options.signal);
+      license = wanted.license;
+      await hold.add(...wanted.files.flatMap(({ digest }) => (digest.kind === "sha256" ? [digest.hex] : [])));
+      for (const file of wanted.files) {
+        const { sha256 } = await fetchFile(this.folder, file, options);
+        await hold.add(sha256);
+        layers.push(fileLayer({ name: file.name, sha256, bytes: file.bytes }));
+      }
+    }
+    if (license !== undefined) layers.push(await this.addText(hold, layerType.license, license));
+    return encodeManifest(await this.describe(hold, layers, statedNameOf(name)));
   }
 
   /** A manifest around these layers, with the config that the model's header gives. */
