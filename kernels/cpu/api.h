@@ -49,6 +49,11 @@ MR_API void mr_update_slots(void* program, int count, const int32_t* slots, cons
                             const int32_t* prompt_start, const int32_t* prompt_ids, const int32_t* output_start,
                             const int32_t* output_ids) noexcept;
 
+// What adapter slot `adapter` adds at a site (the number of a lora instruction): a [rank, a_cols], b [b_rows, rank].
+MR_API void mr_set_adapter(void* program, int adapter, int site, int rank, const float* a, int a_cols, const float* b,
+                           int b_rows, float scale) noexcept;
+MR_API void mr_drop_adapter(void* program, int adapter) noexcept;
+
 MR_API double mr_page_bytes(void* program, int group) noexcept;
 MR_API void mr_copy_pages(void* program, int group, const int32_t* from, const int32_t* to, int count) noexcept;
 MR_API void mr_read_pages(void* program, int group, const int32_t* ids, int count, uint8_t* out) noexcept;

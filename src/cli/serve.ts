@@ -92,6 +92,10 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
   const flags: ServeFlags = { ...fromOllama(), ...given(commandLine) } as ServeFlags;
   if (flags.id !== undefined && models.length !== 1)
     throw new UsageError("--id names one model: give one MODEL with it");
+  const twice = models.find((name, index) => models.indexOf(name) !== index);
+  if (twice !== undefined) {
+    throw new UsageError(`${twice} was given twice: give it once (--id NAME, with one MODEL, is for another name)`);
+  }
   if (flags.logJson) await logAsJson();
   const { serve } = await import("../server/serve.js");
   const { host, port, device, threads, ctx: contextLength, kvDtype, maxSequences, maxWaiting, maxLoaded } = flags;

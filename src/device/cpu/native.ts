@@ -74,6 +74,19 @@ export interface Native {
     outputStart: Int32Array,
     outputIds: Int32Array,
   ): void;
+  /** a: [rank, aCols], b: [bRows, rank]. */
+  setAdapter(
+    program: Handle,
+    adapter: number,
+    site: number,
+    rank: number,
+    a: Float32Array,
+    aCols: number,
+    b: Float32Array,
+    bRows: number,
+    scale: number,
+  ): void;
+  dropAdapter(program: Handle, adapter: number): void;
   pageBytes(program: Handle, group: number): number;
   copyPages(program: Handle, group: number, from: Int32Array, to: Int32Array, count: number): void;
   readPages(program: Handle, group: number, ids: Int32Array, count: number, out: Uint8Array): void;
@@ -176,6 +189,8 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
       "float*",
     ]),
     updateSlots: func("update_slots", "void", ["void*", "int", i32, f32, i32, i32, i32, i32, i32]),
+    setAdapter: func("set_adapter", "void", ["void*", "int", "int", "int", f32, "int", f32, "int", "float"]),
+    dropAdapter: func("drop_adapter", "void", ["void*", "int"]),
     pageBytes: func("page_bytes", "double", ["void*", "int"]),
     copyPages: func("copy_pages", "void", ["void*", "int", i32, i32, "int"]),
     readPages: func("read_pages", "void", ["void*", "int", i32, "int", "uint8_t*"]),
