@@ -1,6 +1,6 @@
 // Owns: the engine's side of the protocol: loads one model, runs its Engine, and sends what each step brought as one
 // message. Lives in a worker thread or a process of its own (src/host); knows neither.
-import type { Limits, Program } from "../device/device.js";
+import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { errorRecord, failure } from "./client.js";
 import { Engine, type EngineOutput } from "./loop.js";
 import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
@@ -10,6 +10,8 @@ export interface LoadedModel {
   readonly program: Program;
   readonly limits: Limits;
   readonly modelLimits: ModelLimits;
+  /** What requests may name. */
+  readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
 }
 
@@ -71,6 +73,9 @@ class Host {
       case "stats":
         if (this.engine) this.post({ type: "stats", ticket: message.ticket, stats: this.engine.stats() });
         return;
+      case "grant":
+        this.model?.program.setThreads?.(message.threads);
+        return;
       case "close":
         return;
     }
@@ -90,6 +95,7 @@ class Host {
       const { now, pause } = runtime;
       this.model = model;
       this.engine = new Engine(model.program, model.limits, { now, pause, output: this.outbox });
+      for (const { name, source } of model.adapters ?? []) await this.engine.loadAdapter(name, source);
       this.running = this.engine.run();
       this.post({ type: "ready", limits: model.modelLimits });
     } catch (error) {
