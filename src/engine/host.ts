@@ -27,7 +27,6 @@ export interface HostRuntime {
 /** Runs until the client says close or is gone; then the port is closed. */
 export function runHost(port: Port, runtime: HostRuntime): Promise<void> {
   return new Promise((resolve) => {
-    const host = new Host(port, runtime);
     let ended = false;
     const end = () => {
       if (ended) return;
@@ -37,6 +36,8 @@ export function runHost(port: Port, runtime: HostRuntime): Promise<void> {
         resolve();
       });
     };
+    // A lost device ends its host, and whoever asks next starts another.
+    const host = new Host(port, runtime, end);
     port.onMessage((message) => {
       if ((message as ClientMessage).type === "close") end();
       else host.receive(message as ClientMessage);
@@ -55,6 +56,7 @@ class Host {
   constructor(
     private readonly port: Port,
     private readonly runtime: HostRuntime,
+    private readonly lost: () => void,
   ) {
     this.outbox = new Outbox((message) => this.post(message));
   }
@@ -94,7 +96,7 @@ class Host {
       const model = await runtime.load(spec, (done, total) => this.post({ type: "progress", done, total }));
       const { now, pause } = runtime;
       this.model = model;
-      this.engine = new Engine(model.program, model.limits, { now, pause, output: this.outbox });
+      this.engine = new Engine(model.program, model.limits, { now, pause, output: this.outbox, lost: this.lost });
       for (const { name, source } of model.adapters ?? []) await this.engine.loadAdapter(name, source);
       this.running = this.engine.run();
       this.post({ type: "ready", limits: model.modelLimits });
