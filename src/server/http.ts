@@ -87,7 +87,8 @@ function logRequest(request: FastifyRequest, reply: FastifyReply): void {
 
 /** null says the same as leaving the field out, in every API that we speak. */
 function withoutNulls(body: unknown): unknown {
-  if (body === null || typeof body !== "object" || Array.isArray(body)) return body;
+  // A stream or a list is no body of fields.
+  if (body === null || typeof body !== "object" || Object.getPrototypeOf(body) !== Object.prototype) return body;
   return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null));
 }
 
