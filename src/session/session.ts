@@ -38,6 +38,7 @@ export class Session {
   /** Throws UserError where the job cannot be done. Nothing has begun when it returns. */
   prepare(job: ChatJob): Prepared {
     refuseUnsupported(job);
+    this.refuseFarTooLong(job);
     const promptIds = this.promptIds(job);
     const { vocabSize } = this.limits;
     checkIds("prompt", promptIds, vocabSize);
@@ -141,10 +142,10 @@ export class Session {
     return this.text?.tokenizer.tokenBytes(id) ?? new Uint8Array(0);
   }
 
-  private promptIds(job: ChatJob): Int32Array {
+  /** The prompt as the model gets it, however long it is. */
+  promptIds(job: ChatJob): Int32Array {
     const given = [job.messages, job.prompt, job.promptIds].filter((input) => input !== undefined).length;
     if (given !== 1) throw new UserError("Give exactly one of messages, a prompt and a prompt's token ids.");
-    this.refuseFarTooLong(job);
     const ids =
       job.promptIds ??
       (job.messages ? this.renderChat(job, job.messages) : this.encodePrompt(job.prompt!, job.parseSpecial));
