@@ -45,9 +45,9 @@ export interface EngineOptions {
 /** Milliseconds after a launch for which masks are awaited: most are there when the forward ends. */
 const maskPatience = 2;
 
-/** A row whose draw counts for nothing. late: its mask was not there. ended: nothing could follow. Else what must follow
- *  takes the place of the draw. */
-type Void = "late" | "ended" | readonly number[];
+/** A row whose draw counts for nothing. late: its mask was not there. failed: it never will be. ended: nothing could follow.
+ *  Else what must follow takes the place of the draw. */
+type Void = "late" | "failed" | "ended" | readonly number[];
 
 interface Flight {
   readonly entries: readonly Entry[];
@@ -180,7 +180,10 @@ export class Engine {
   async step(): Promise<boolean> {
     while (this.flights.length < this.limits.depth && this.launch()) await this.release(this.flights.at(-1)!);
     const flight = this.flights.shift();
-    if (!flight) return false;
+    if (!flight) {
+      this.output.flush(); // what had to follow may have ended a sequence
+      return false;
+    }
     try {
       const result = await flight.step.result;
       this.settle(flight, result);
@@ -310,8 +313,9 @@ export class Engine {
   private jumpForward(running: readonly Sequence[]): void {
     const now = this.options.now();
     for (const sequence of [...running]) {
-      if (sequence.constraint?.ready() && sequence.inFlight === 0)
-        this.follow(sequence, sequence.constraint.jump(), now);
+      const { constraint } = sequence;
+      if (!constraint || sequence.inFlight > 0 || !constraint.ready() || constraint.failure) continue;
+      this.follow(sequence, constraint.jump(), now);
     }
   }
 
@@ -409,6 +413,7 @@ export class Engine {
     sequence.slotIsNew = sequence.running;
     sequence.late = nothing === "late";
     if (nothing === "ended") this.finish(sequence, "stop");
+    else if (nothing === "failed") this.finish(sequence, "error", { error: sequence.constraint?.failure });
     else if (nothing !== "late") this.follow(sequence, nothing, now);
     // Its last token is computed again with the row; a preempted one begins anew anyway.
     else if (sequence.computed > 0) sequence.computed--;

@@ -55,6 +55,10 @@ export interface TokenGrammar {
   readonly controls: readonly number[];
   /** Those of them that may end a stretch of free text. */
   readonly triggers: readonly number[];
+  /** Tokens that end the answer where it is complete; none: it ends by itself. */
+  readonly ends: readonly number[];
+  /** false: what must follow is drawn token by token all the same. */
+  readonly jumps?: boolean;
   /** Holds rules of the caller's own, which may be wrong. */
   readonly foreign?: boolean;
 }
@@ -126,8 +130,10 @@ export interface ModelLimits {
 /** Restricts what a sequence may produce. Lives with the engine host; its answers come from a grammar worker, in their own
  *  time, and depend on the tokens alone. */
 export interface TokenConstraint {
-  /** What may follow the tokens so far is known. */
+  /** What may follow the tokens so far is known, or that it never will be. */
   ready(): boolean;
+  /** Why it never will be. */
+  readonly failure?: { readonly message: string; readonly status: number; readonly code: string };
   /** Once ready: ids that must follow, where only one continuation is possible. They count as accepted from then on; a
    *  second call gives none. */
   jump(): readonly number[];

@@ -73,10 +73,10 @@ export class GrammarEngine {
     return compiling;
   }
 
-  async open(grammar: TokenGrammar, stopIds: readonly number[]): Promise<Matching> {
+  async open(grammar: TokenGrammar): Promise<Matching> {
     const compiled = await this.compile(grammar);
     const { GrammarMatcher } = this.module;
-    const stops = stopIds.length === 0 ? undefined : [...stopIds];
+    const stops = grammar.ends.length === 0 ? undefined : [...grammar.ends];
     const matcher = await GrammarMatcher.createGrammarMatcher(compiled, stops, stops === undefined);
     return new Matching(matcher, grammar, this.vocabulary);
   }
@@ -167,7 +167,7 @@ export class Matching {
   }
 
   /** Tokens that must follow are accepted already; the mask is of the token after them. */
-  async verdict(jumps: boolean): Promise<Verdict> {
+  async verdict(jumps = this.grammar.jumps ?? true): Promise<Verdict> {
     if (this.matcher.isTerminated()) return { kind: "end" };
     const jump = jumps ? this.jump() : [];
     const mask = await this.matcher.getNextTokenBitmask();

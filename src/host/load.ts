@@ -13,6 +13,7 @@ import { decoderPlan } from "../model/decoder.js";
 import { fuse } from "../plan/passes/fuse.js";
 import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
+import { GrammarHost } from "./grammar.js";
 
 export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
@@ -115,6 +116,7 @@ export async function loadModel(
     return {
       program,
       limits,
+      constraints: new GrammarHost({ path: spec.path, vocabSize: program.vocabSize }),
       modelLimits: {
         contextLength: limits.contextLength,
         trainedContextLength,
