@@ -86,7 +86,7 @@ async function running(
   jobs: readonly ChatJob[],
   run: (prepared: readonly Prepared[], signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
-  const prepared = jobs.map((job) => model.session.prepare(job));
+  const prepared = jobs.map((job) => prepare(model.session, job));
   const leave = model.queue.enter(jobs.reduce((choices, job) => choices + job.n, 0));
   const failed = new AbortController();
   try {
@@ -94,6 +94,19 @@ async function running(
   } finally {
     failed.abort();
     leave();
+  }
+}
+
+/** Fields that are called otherwise here. */
+const ownNames: Readonly<Record<string, string>> = { think: "reasoning_effort", format: "response_format" };
+
+function prepare(session: Session, job: ChatJob): Prepared {
+  try {
+    return session.prepare(job);
+  } catch (error) {
+    if (!(error instanceof UserError) || error.param === null || !(error.param in ownNames)) throw error;
+    const { message, status, code, param } = error;
+    throw new UserError(message, { status, code, param: ownNames[param], cause: error });
   }
 }
 
