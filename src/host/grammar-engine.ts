@@ -2,12 +2,12 @@
 // a matcher; after every token it says which tokens may come next, which must, or that the answer is complete.
 //
 // The compiler sees tokens as bytes. Control tokens have none, so they can never come, but for those that a grammar names:
-// they are U+0001 id U+0002 there (text/grammar/ebnf.ts). Two more entries stand behind the vocabulary: a byte that is no
-// text tells free text (anything up to a trigger) from everything else, for in free text every token would be allowed, and
+// they have a spelling of their own there (text/grammar/ebnf.ts). One more entry stands behind the vocabulary: a byte that is
+// no text tells free text (anything up to a trigger) from everything else, for in free text every token would be allowed, and
 // of the control tokens only those may come that end it.
 import { UserError } from "../base/errors.js";
 import type { TokenGrammar } from "../engine/types.js";
-import { controlSpelling } from "../text/grammar/ebnf.js";
+import { controlSpelling, splitControls } from "../text/grammar/ebnf.js";
 import {
   type CompiledGrammar,
   type GrammarCompiler,
@@ -33,8 +33,6 @@ export type Verdict =
   /** Nothing can follow. */
   | { readonly kind: "end" };
 
-/** Splits a text into pieces of text and ids of control tokens, in turn. */
-const controls = new RegExp(`${String.fromCharCode(1)}(\\d+)${String.fromCharCode(2)}`);
 const mostCompiled = 64;
 const mostJump = 60;
 
@@ -136,7 +134,7 @@ export class GrammarEngine {
       else if (vocabulary.isControl(id)) tokens.push("");
       else {
         const bytes = vocabulary.bytesOf(id);
-        tokens.push(bytes.includes(1) || bytes.includes(2) ? "" : spelled(bytes));
+        tokens.push(bytes.includes(1) ? "" : spelled(bytes));
       }
     }
     tokens.push(spelled(Uint8Array.of(0xff)));
@@ -199,14 +197,10 @@ export class Matching {
     const forced = this.matcher.findJumpForwardString();
     if (forced.length < 2) return [];
     const ids: number[] = [];
-    for (const [i, part] of forced.split(controls).entries()) {
-      if (i % 2 === 1) ids.push(Number(part));
-      else if (part !== "") {
-        if (part.includes("\u0001")) break; // cut in the middle of a control token
-        const own = this.exactly(part);
-        if (own === undefined) break;
-        ids.push(...own);
-      }
+    for (const part of splitControls(forced) ?? []) {
+      const own = typeof part === "number" ? [part] : this.exactly(part);
+      if (own === undefined) break;
+      ids.push(...own);
     }
     if (!this.vocabulary.isControl(ids.at(-1) ?? 0)) ids.pop();
     ids.splice(mostJump);

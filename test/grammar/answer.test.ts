@@ -4,8 +4,10 @@ import { describe, expect, it } from "vitest";
 import type { TokenGrammar } from "../../src/engine/types.js";
 import { AnswerRouter, type Segment } from "../../src/session/router.js";
 import { dialectOf, markSpellings } from "../../src/text/dialect.js";
-import { type AnswerSpec, answerGrammar, type ReasoningStart } from "../../src/text/grammar/answer.js";
+import { type AnswerSpec, answerGrammar, type ReasoningStart, withControls } from "../../src/text/grammar/answer.js";
 import { end, pieceOf, walk, world } from "./walk.js";
+
+const deepseek = ["calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep"].map((part) => `<｜tool▁${part}｜>`);
 
 /** What is in the chat templates of each family that the table is to recognise. */
 const templates: [name: string, template: string, controls: string[]][] = [
@@ -16,8 +18,8 @@ const templates: [name: string, template: string, controls: string[]][] = [
   ],
   ["mistral (v11)", "[AVAILABLE_TOOLS][TOOL_CALLS]{{ name }}[ARGS] tools", ["[TOOL_CALLS]", "[ARGS]"]],
   ["mistral", "[AVAILABLE_TOOLS]{{ tools }}[TOOL_CALLS]", ["[TOOL_CALLS]"]],
-  ["deepseek (v3)", "<｜tool▁calls▁begin｜><｜tool▁sep｜>```json tools </think>", ["<｜tool▁calls▁begin｜>"]],
-  ["deepseek (v3.1)", "<｜tool▁calls▁begin｜><｜tool▁sep｜> tools thinking </think>", []],
+  ["deepseek (v3)", "<｜tool▁calls▁begin｜><｜tool▁sep｜>```json tools </think>", deepseek],
+  ["deepseek (v3.1)", "<｜tool▁calls▁begin｜><｜tool▁sep｜> tools thinking </think>", deepseek],
   [
     "command-r7b",
     "<|START_ACTION|><|START_RESPONSE|> tools",
@@ -158,8 +160,7 @@ describe.each(templates)("%s", (name, template, spellings) => {
       if (complete) checkCalls(whole.calls, text);
     }
     const syntax = dialect.calls;
-    const marks = (spelled: string) =>
-      [...controls].reduce((t, [s, id]) => t.replaceAll(s, `\u0001${id}\u0002`), spelled);
+    const marks = (spelled: string) => withControls(spelled, controls);
     const call = `${syntax.open}${syntax.before.replace("{i}", "0")}noop${syntax.middle}{"a": "}{"}${syntax.after}${syntax.close}`;
     const said = dialect.content ? call : `Let me see. ${call}`;
     const options = { dialect, reasoning: "none" as const, calls: true, controls };
@@ -172,8 +173,7 @@ describe.each(templates)("%s", (name, template, spellings) => {
 
   it("reasoning is read where no grammar bound it", () => {
     if (!dialect.reasoning) return;
-    const marks = (spelled: string) =>
-      [...controls].reduce((t, [s, id]) => t.replaceAll(s, `\u0001${id}\u0002`), spelled);
+    const marks = (spelled: string) => withControls(spelled, controls);
     const { open, close } = dialect.reasoning;
     const content = dialect.content ?? { open: "", close: "" };
     const text = marks(`${open}\nHm < 3.\n${close}\n\n${content.open}Yes.\n\nNo.${content.close}`);

@@ -3,7 +3,7 @@
 
 import type { TokenGrammar } from "../../src/engine/types.js";
 import { GrammarEngine, type GrammarVocabulary } from "../../src/host/grammar-engine.js";
-import { Rules } from "../../src/text/grammar/ebnf.js";
+import { controlSpelling, Rules } from "../../src/text/grammar/ebnf.js";
 import { formatRule, type OutputFormat } from "../../src/text/grammar/format.js";
 import { seededRandom } from "../support/random.js";
 
@@ -79,8 +79,8 @@ export async function walk({ engine }: World, grammar: TokenGrammar, seed: numbe
       if ((verdict.mask[id >>> 5] >>> (id & 31)) & 1) allowed.push(id);
     if (allowed.length === 0) throw new Error(`nothing may follow ${textOf(ids)}`);
     const closing = allowed.filter((id) => closers.has(id) || id > end);
-    const pick = closing.length > 0 && random() < 0.15 + ids.length / 400 ? closing : allowed;
-    const id = pick[Math.floor(random() * pick.length)];
+    const pick = closing.length > 0 && random.next() < 0.15 + ids.length / 400 ? closing : allowed;
+    const id = pick[Math.floor(random.next() * pick.length)];
     if (!matching.accept(id)) throw new Error(`${id} was allowed after ${textOf(ids)}, and is not accepted`);
     if (id === end) {
       complete = true;
@@ -97,6 +97,6 @@ export function textOf(ids: readonly number[]): string {
 }
 
 export function pieceOf(id: number): string {
-  if (id > end) return `\u0001${id}\u0002`;
+  if (id > end) return controlSpelling(id);
   return id < 256 ? String.fromCharCode(id) : (words[id - 256] ?? "");
 }

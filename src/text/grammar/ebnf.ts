@@ -1,8 +1,8 @@
 // Owns: writing grammars in xgrammar's EBNF: rules with fresh names, literals and character sets quoted. A grammar is text
 // until the grammar worker compiles it.
 //
-// Control tokens (special tokens that delimit tool calls or reasoning) are part of a grammar as \u0001 id \u0002. No
-// character set made here contains U+0001 to U+0003, so a caller's pattern can never stand for one of them.
+// Control tokens (special tokens that delimit tool calls or reasoning) are part of a grammar as U+0001, the id, "~". No
+// character set made here contains U+0001, so a caller's pattern can never stand for one of them.
 import { UserError } from "../../base/errors.js";
 
 /** Inclusive ranges of code points, ascending and apart. */
@@ -63,7 +63,15 @@ export class Rules {
 }
 
 export function literal(text: string): string {
-  return `"${Array.from(text, (c) => quoted(c.codePointAt(0)!, '"\\')).join("")}"`;
+  const wrong = Array.from(text).find((c) => c !== markStart && isControl(c.codePointAt(0)!));
+  if (wrong !== undefined) {
+    const code = wrong.codePointAt(0)!.toString(16).padStart(4, "0").toUpperCase();
+    throw new UserError(`The control character U+${code} cannot be part of an answer's fixed text.`, {
+      code: "unsupported_character",
+      param: "format",
+    });
+  }
+  return `"${Array.from(text, (c) => spelled(c.codePointAt(0)!, '"\\')).join("")}"`;
 }
 
 /**
@@ -100,9 +108,12 @@ function within(set: CharSet, low: number, high: number): CharSet {
   );
 }
 
+/** Ranges of control characters last: no digit follows them there. */
 function brackets(set: CharSet): string {
-  const spell = (code: number) => quoted(code, '[]\\^-"');
-  return set.map(([from, to]) => (from === to ? spell(from) : `${spell(from)}-${spell(to)}`)).join("");
+  const last = (range: CharSet[number]) => Number(isControl(range[1]));
+  const sorted = [...set].sort((a, b) => last(a) - last(b));
+  const spell = (code: number) => spelled(code, '[]\\^-"');
+  return sorted.map(([from, to]) => (from === to ? spell(from) : `${spell(from)}-${spell(to)}`)).join("");
 }
 
 export function union(...sets: readonly CharSet[]): CharSet {
@@ -131,9 +142,9 @@ export function without(set: CharSet, minus: CharSet): CharSet {
   return complement(union(complement(set), minus));
 }
 
-/** What no text may hold: the bytes around a control token's id, and halves of characters. */
+/** What no text may hold: the beginning of a control token, and halves of characters. */
 const never: CharSet = [
-  [1, 3],
+  [1, 1],
   [0xd800, 0xdfff],
 ];
 
@@ -142,17 +153,42 @@ export function textual(set: CharSet): CharSet {
   return without(set, never);
 }
 
-/** A control token within a grammar, and within the text that the router reads. */
+const markStart = "\u0001";
+const markEnd = "~";
+/** A digit of an id is a letter from g on: see spelled(). */
+const firstDigit = 103;
+
+/** A control token within a grammar, and within the text that the router reads: U+0001, its id in letters, "~". */
 export function controlSpelling(id: number): string {
-  return `\u0001${id}\u0002`;
+  const digits = Array.from(String(id), (digit) => String.fromCharCode(firstDigit + Number(digit)));
+  return markStart + digits.join("") + markEnd;
 }
 
-function quoted(code: number, special: string): string {
-  if (code === 10) return "\\n";
-  if (code === 13) return "\\r";
-  if (code === 9) return "\\t";
+/** A text with such spellings as pieces of text and ids; undefined where one is cut off. */
+export function splitControls(text: string): (string | number)[] | undefined {
+  const [first, ...rest] = text.split(markStart);
+  const out: (string | number)[] = first === "" ? [] : [first];
+  for (const part of rest) {
+    const end = part.indexOf(markEnd);
+    if (end < 0) return undefined;
+    out.push(Number(Array.from(part.slice(0, end), (c) => c.charCodeAt(0) - firstDigit).join("")));
+    if (end + 1 < part.length) out.push(part.slice(end + 1));
+  }
+  return out;
+}
+
+/**
+ * A character within quotes or brackets. xgrammar takes as many hex digits after \u as there are: what follows an escaped
+ * control character must be no such digit.
+ */
+function spelled(code: number, special: string): string {
+  const short = { 9: "\\t", 10: "\\n", 13: "\\r" }[code];
+  if (short !== undefined) return short;
   const c = String.fromCodePoint(code);
-  if (special.includes(c)) return `\\${c}`;
-  if (code >= 0x20 && code < 0x7f) return c;
-  return code <= 0xffff ? `\\u${code.toString(16).padStart(4, "0")}` : `\\U${code.toString(16).padStart(8, "0")}`;
+  if (isControl(code)) return `\\u${code.toString(16).padStart(4, "0")}`;
+  return special.includes(c) ? `\\${c}` : c;
+}
+
+function isControl(code: number): boolean {
+  return (code < 0x20 && code !== 9 && code !== 10 && code !== 13) || code === 0x7f;
 }

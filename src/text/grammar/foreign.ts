@@ -108,7 +108,7 @@ function quotedText(grammar: string, start: number, fail: Fail): [end: number, t
   while (grammar[at] !== '"') {
     if (at >= grammar.length || grammar[at] === "\n") fail(start, "the text in quotes has no end");
     const [code, end] = character(grammar, at, fail);
-    if (code >= 1 && code <= 3) fail(at, "U+0001 to U+0003 cannot be part of an answer");
+    if (code < 0x20 && ![9, 10, 13].includes(code)) fail(at, "control characters cannot be part of fixed text");
     text += String.fromCodePoint(code);
     at = end;
   }

@@ -165,13 +165,16 @@ class Compiler {
   // ---- references and combinations
 
   private reference(s: Schema, path: string, depth: number): string {
-    const pointer = s.$ref;
-    if (typeof pointer !== "string" || !/^#(\/|$)/.test(pointer)) {
-      this.refuse(path, `refers to ${JSON.stringify(pointer)}; only references within the schema (#/…) are supported`);
-    }
+    const pointer = this.local(s.$ref, path);
     const beside = Object.keys(s).filter((key) => key !== "$ref" && !annotations.has(key));
     if (beside.length > 0) this.refuse(path, `has ${beside.join(", ")} beside $ref, which is not supported`);
-    return this.ref(pointer as string, path, depth + 1);
+    return this.ref(pointer, path, depth + 1);
+  }
+
+  private local(pointer: unknown, path: string): string {
+    if (typeof pointer === "string" && /^#(\/|$)/.test(pointer)) return pointer;
+    const what = `refers to ${JSON.stringify(pointer)}; only references within the schema (#/…) are supported`;
+    return this.refuse(path, what);
   }
 
   private ref(pointer: string, path: string, depth: number): string {
@@ -181,7 +184,7 @@ class Compiler {
     const seen = new Set([pointer]);
     // A reference to a reference: followed here, so that a circle of nothing but references is seen.
     while (typeof target === "object" && target !== null && typeof (target as Schema).$ref === "string") {
-      const next = (target as Schema).$ref as string;
+      const next = this.local((target as Schema).$ref, path);
       if (seen.has(next)) this.refuse(path, `refers to itself without end (${next})`, "invalid_schema");
       seen.add(next);
       if (Object.keys(target).some((key) => key !== "$ref" && !annotations.has(key))) break;
@@ -255,7 +258,7 @@ class Compiler {
       i < deepest && typeof at === "object" && at !== null && typeof (at as Schema).$ref === "string";
       i++
     ) {
-      at = this.resolve((at as Schema).$ref as string, path);
+      at = this.resolve(this.local((at as Schema).$ref, path), path);
     }
     if (typeof at !== "object" || at === null || Array.isArray(at)) {
       this.refuse(path, "has an alternative that is no object", "invalid_schema");
