@@ -119,6 +119,7 @@ void decode(Program& p, int code, bool rows, Reader r) {
     if (!op) op = decode_norm(code, r, p);
     if (!op) op = decode_rope(code, r, p);
     if (!op) op = decode_attention_join(code, r, p);
+    if (!op) op = decode_lora(code, r, p);
     if (!op) throw std::runtime_error("unknown instruction " + std::to_string(code));
     append(p, std::move(op), rows);
   }
@@ -132,7 +133,7 @@ struct Forward : Job {
   int next_stage(int thread) override {
     // `at` is the op after the one that has just ended.
     for (; at < p.ops.size(); at++) {
-      const int n = p.ops[at]->chunks(p.step, p.pool.threads());
+      const int n = p.ops[at]->chunks(p.step, p.pool.granted());
       if (n > 1) return at++, n;
       if (n == 1) p.ops[at]->run(p.step, 0, p.threads[thread]);
     }

@@ -10,7 +10,7 @@ import { wholeNumber } from "./flags.js";
 
 export interface ShapeFlags {
   readonly shape?: string;
-  readonly quant: string;
+  readonly quant?: string;
   readonly weightSeed: number;
 }
 
@@ -20,12 +20,12 @@ export function addShapeFlags(command: Command): Command {
       "--shape <shape>",
       `instead of a model: random weights in the shape of ${Object.keys(shapes).join(", ")}, or of a config.json`,
     )
-    .option("--quant <type>", `of the random weights: ${quantisations.join(", ")}`, "bf16")
+    .option("--quant <type>", `of the random weights: ${quantisations.join(", ")} (default: bf16)`)
     .option("--weight-seed <n>", "the same seed makes the same weights", wholeNumber(0), 1);
 }
 
 /** Throws UserError for an unknown shape, an unreadable config.json or an unknown quantisation. */
-export function randomModel({ shape, quant, weightSeed }: ShapeFlags & { shape: string }): RandomModel {
+export function randomModel({ shape, quant = "bf16", weightSeed }: ShapeFlags & { shape: string }): RandomModel {
   const known = shapes[shape.toLowerCase()];
   const label = known ? shape.toLowerCase() : basename(shape) === "config.json" ? basename(dirname(shape)) : shape;
   const quantisation = parseQuantisation(quant);

@@ -22,6 +22,7 @@ export class EngineClient {
   private connection: Connection | undefined;
   private connecting: Promise<Connection> | undefined;
   private closed = false;
+  private threads: number | undefined;
 
   private constructor(private readonly options: ClientOptions) {}
 
@@ -73,6 +74,13 @@ export class EngineClient {
     return (await this.connected()).stats();
   }
 
+  /** Of the threads that it was loaded with, how many it may use from its next step on. */
+  grant(threads: number): void {
+    if (threads === this.threads) return;
+    this.threads = threads;
+    this.connection?.grant(threads);
+  }
+
   /** Open requests finish with "abort"; the host ends. */
   async close(): Promise<void> {
     this.closed = true;
@@ -107,6 +115,7 @@ export class EngineClient {
       signal?.removeEventListener("abort", cancel);
     }
     this.connection = connection;
+    if (this.threads !== undefined) connection.grant(this.threads);
     return connection;
   }
 }
@@ -162,6 +171,10 @@ class Connection {
   forget(events: Events): void {
     if (events.open > 0) this.abort(events);
     this.requests.delete(events.handle);
+  }
+
+  grant(threads: number): void {
+    if (this.alive) this.post({ type: "grant", threads });
   }
 
   stats(): Promise<EngineStats> {

@@ -1,8 +1,7 @@
 // Owns: the engine's side of the protocol: loads one model, runs its Engine, and sends what each step brought as one
 // message. Lives in a worker thread or a process of its own (src/host); knows neither.
-
 import { UserError } from "../base/errors.js";
-import type { Limits, Program } from "../device/device.js";
+import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { errorRecord, failure } from "./client.js";
 import { Engine, type EngineOutput } from "./loop.js";
 import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
@@ -23,6 +22,8 @@ export interface LoadedModel {
   readonly program: Program;
   readonly limits: Limits;
   readonly modelLimits: ModelLimits;
+  /** What requests may name. */
+  readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
 }
 
@@ -86,6 +87,9 @@ class Host {
       case "stats":
         if (this.engine) this.post({ type: "stats", ticket: message.ticket, stats: this.engine.stats() });
         return;
+      case "grant":
+        this.model?.program.setThreads?.(message.threads);
+        return;
       case "close":
         return;
     }
@@ -107,6 +111,7 @@ class Host {
       this.model = model;
       this.engine = new Engine(model.program, model.limits, { now, pause, output: this.outbox });
       const { engine } = this;
+      for (const { name, source } of model.adapters ?? []) await engine.loadAdapter(name, source);
       if (model.constraints) model.constraints.onWritten = () => engine.nudge();
       this.running = engine.run();
       this.post({ type: "ready", limits: model.modelLimits });

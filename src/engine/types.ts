@@ -124,7 +124,11 @@ export interface ModelLimits {
   readonly vocabSize: number;
   readonly maxSequences: number;
   readonly device: string;
+  /** It takes the device's own memory, not the machine's. */
+  readonly ownMemory?: boolean;
   readonly memory: { readonly weights: number; readonly workspace: number; readonly cache: number };
+  /** Names that requests may give; absent: none. */
+  readonly adapters?: readonly string[];
 }
 
 /** Restricts what a sequence may produce. Lives with the engine host; its answers come from a grammar worker, in their own

@@ -7,9 +7,12 @@ import { ggmlType } from "./gguf.js";
 type Scalar = "u8" | "i8" | "u16" | "i16" | "u32" | "i32" | "f32" | "bool" | "string" | "u64" | "i64" | "f64";
 
 /** A value with the type it is to be stored as. */
-export type GgufValue =
+export type TypedValue =
   | { readonly type: Scalar; readonly value: number | bigint | boolean | string }
   | { readonly type: "array"; readonly of: Scalar; readonly value: ArrayLike<number | bigint | boolean | string> };
+
+/** raw: as another file had it, GgufHeader.stored. */
+export type GgufValue = TypedValue | { readonly type: "raw"; readonly bytes: Uint8Array };
 
 export interface GgufLayout {
   /** The file's beginning, padded to where the first tensor starts. */
@@ -64,15 +67,17 @@ export function layOutGguf(values: ReadonlyMap<string, GgufValue>, tensors: read
 }
 
 function writeValue(out: Bytes, value: GgufValue): void {
-  if (value.type !== "array") {
+  if (value.type === "raw") {
+    out.bytes(value.bytes);
+  } else if (value.type !== "array") {
     out.u32(codes[value.type]);
     writeScalar(out, value.type, value.value);
-    return;
+  } else {
+    out.u32(9);
+    out.u32(codes[value.of]);
+    out.u64(value.value.length);
+    for (let i = 0; i < value.value.length; i++) writeScalar(out, value.of, value.value[i]);
   }
-  out.u32(9);
-  out.u32(codes[value.of]);
-  out.u64(value.value.length);
-  for (let i = 0; i < value.value.length; i++) writeScalar(out, value.of, value.value[i]);
 }
 
 function writeScalar(out: Bytes, type: Scalar, value: number | bigint | boolean | string): void {
@@ -113,6 +118,10 @@ class Bytes {
   string(text: string): void {
     const bytes = utf8.encode(text);
     this.u64(bytes.length);
+    this.bytes(bytes);
+  }
+
+  bytes(bytes: Uint8Array): void {
     this.reserve(bytes.length);
     this.data.set(bytes, this.length);
     this.length += bytes.length;

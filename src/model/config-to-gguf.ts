@@ -1,9 +1,9 @@
 // Owns: the way back from a ModelConfig to GGUF metadata: what config-gguf.ts would read as the same model.
-import type { GgufValue } from "../formats/gguf-writer.js";
+import type { TypedValue } from "../formats/gguf-writer.js";
 import type { ModelConfig } from "./config.js";
 
 export interface GgufModel {
-  readonly values: ReadonlyMap<string, GgufValue>;
+  readonly values: ReadonlyMap<string, TypedValue>;
   /** Of rope_freqs.weight, where the rope is scaled: one divisor a pair. */
   readonly ropeDivisors?: Float32Array;
 }
@@ -11,7 +11,7 @@ export interface GgufModel {
 /** Without a tokenizer; name: general.name. */
 export function ggufModel(config: ModelConfig, name: string, fileType: number): GgufModel {
   const architecture = config.family.architectures[0] ?? "llama";
-  const values = new Map<string, GgufValue>();
+  const values = new Map<string, TypedValue>();
   const text = (key: string, value: string) => values.set(key, { type: "string", value });
   const u32 = (key: string, value: number) => values.set(`${architecture}.${key}`, { type: "u32", value });
   const f32 = (key: string, value: number) => values.set(`${architecture}.${key}`, { type: "f32", value });
@@ -36,7 +36,12 @@ export function ggufModel(config: ModelConfig, name: string, fileType: number): 
     u32("expert_feed_forward_length", config.experts.intermediateSize);
   }
   const window = config.layers.find((layer) => layer.window !== undefined)?.window;
-  if (window !== undefined) u32("attention.sliding_window", window);
+  if (window !== undefined) {
+    u32("attention.sliding_window", window);
+    const value = config.layers.map((layer) => layer.window !== undefined);
+    const key = `${architecture}.attention.sliding_window_pattern`;
+    if (!value.every(Boolean)) values.set(key, { type: "array", of: "bool", value });
+  }
   const { invFreq } = (config.layers.find((layer) => layer.window === undefined) ?? config.layers[0]).rope;
   const { base, divisors } = unscaled(invFreq);
   f32("rope.freq_base", base);

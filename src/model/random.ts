@@ -5,7 +5,6 @@ import { blocks, type StorageType, storageBytes } from "../base/dtype.js";
 import { FormatError } from "../base/errors.js";
 import { f32ToBf16, f32ToF16 } from "../base/half.js";
 import type { Checkpoint, CheckpointMeta, MetaValue, TensorInfo } from "../formats/checkpoint.js";
-import type { GgufValue } from "../formats/gguf-writer.js";
 import { fileType, type Quantisation, storageFor } from "../formats/quant/recipe.js";
 import { modelConfig } from "./config.js";
 import { ropeFactors } from "./config-gguf.js";
@@ -21,13 +20,8 @@ export interface RandomModel {
   readonly name: string;
 }
 
-export interface RandomCheckpoint extends Checkpoint {
-  /** What a file of it says, with types. */
-  readonly values: ReadonlyMap<string, GgufValue>;
-}
-
 /** Throws FormatError for a config that cannot be run. */
-export function randomCheckpoint({ config, quantisation, seed, name }: RandomModel): RandomCheckpoint {
+export function randomCheckpoint({ config, quantisation, seed, name }: RandomModel): Checkpoint {
   const meta: CheckpointMeta = { kind: "huggingface", files: { config } };
   const wanted = { ...modelConfig({ meta } as Checkpoint), source: "gguf" as const };
   const { values, ropeDivisors } = ggufModel(wanted, name, fileType(quantisation));
@@ -63,8 +57,7 @@ export function randomCheckpoint({ config, quantisation, seed, name }: RandomMod
   };
   const plain = new Map<string, MetaValue>([...values].map(([key, { value }]) => [key, value as MetaValue]));
   return {
-    meta: { kind: "gguf", values: plain },
-    values,
+    meta: { kind: "gguf", values: plain, stored: values },
     tensors,
     read,
     release: () => {},

@@ -1,12 +1,16 @@
-// Owns: a server around models that are already loaded: the routes, the socket, and an orderly end. serve.ts loads models
-// for it; tests give it their own.
-import type { AddressInfo } from "node:net";
+// Owns: a server around models: the routes, the socket, and an orderly end. serve.ts says which models there are and loads
+// them; tests give it their own.
+import type { IncomingMessage } from "node:http";
+import type { AddressInfo, Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
+import type { Store } from "../store/store.js";
 import { checkBinding } from "./auth.js";
 import { createHttp } from "./http.js";
-import { type ServedModel, ServedModels } from "./models.js";
+import type { ServedModels } from "./models.js";
+import { ollamaRoutes } from "./ollama.js";
 import { openaiRoutes } from "./openai.js";
+import type { LocalModel } from "./source.js";
 
 export interface ListenOptions {
   /** Loopback by default; another address needs an API key. */
@@ -27,7 +31,7 @@ export interface ListenOptions {
 
 export const listenDefaults = {
   host: "127.0.0.1",
-  port: 8080,
+  port: 11434,
   apiKeys: [],
   maxBodyBytes: 8 << 20,
   keepAliveMs: 10_000,
@@ -36,23 +40,29 @@ export const listenDefaults = {
 } as const satisfies Required<ListenOptions>;
 
 export interface RunningServer {
-  /** "http://127.0.0.1:8080" */
+  /** "http://127.0.0.1:11434" */
   readonly url: string;
   readonly port: number;
   /** Takes no new requests, lets open ones end for drainMs, then ends them with an error. */
   close(): Promise<void>;
 }
 
-export async function listen(served: readonly ServedModel[], options: ListenOptions = {}): Promise<RunningServer> {
+/** store: null where the models are all that there will be. */
+export async function listen(
+  models: ServedModels<LocalModel>,
+  store: Store | null,
+  options: ListenOptions = {},
+): Promise<RunningServer> {
   const settings = { ...listenDefaults, ...withoutUndefined(options) };
   checkBinding(settings.host, settings.apiKeys);
-  const models = new ServedModels(served);
   const app = createHttp(settings);
+  const silent = silentConnections(app);
   const draining = new AbortController();
   const closing = new AbortController();
   refuseWhileDraining(app, draining.signal);
   healthRoute(app, models);
   openaiRoutes(app, models, settings, closing.signal);
+  ollamaRoutes(app, { models, store, times: settings, closing: closing.signal });
   try {
     await app.listen({ host: settings.host, port: settings.port });
   } catch (error) {
@@ -64,15 +74,35 @@ export async function listen(served: readonly ServedModel[], options: ListenOpti
   return {
     url: `http://${name}:${port}`,
     port,
-    close: () => (closed ??= close(app, draining, closing, settings.drainMs)),
+    close: () => (closed ??= close(app, silent, draining, closing, settings.drainMs)),
   };
 }
 
-async function close(app: FastifyInstance, draining: AbortController, closing: AbortController, drainMs: number) {
+/** Connections that have asked nothing yet: Node does not count them as idle. */
+function silentConnections(app: FastifyInstance): ReadonlySet<Socket> {
+  const silent = new Set<Socket>();
+  app.server.on("connection", (socket: Socket) => {
+    silent.add(socket);
+    socket.once("close", () => silent.delete(socket));
+  });
+  app.server.on("request", ({ socket }: IncomingMessage) => silent.delete(socket));
+  return silent;
+}
+
+async function close(
+  app: FastifyInstance,
+  silent: ReadonlySet<Socket>,
+  draining: AbortController,
+  closing: AbortController,
+  drainMs: number,
+) {
   draining.abort();
-  const deadline = setTimeout(() => closing.abort(), drainMs);
+  const deadline = setTimeout(() => closing.abort(shuttingDown()), drainMs);
   // A connection that was busy when the server closed is idle once its answer has ended.
-  const sweep = setInterval(() => app.server.closeIdleConnections(), 50);
+  const sweep = setInterval(() => {
+    app.server.closeIdleConnections();
+    for (const socket of silent) socket.destroy();
+  }, 50);
   await app.close();
   clearInterval(sweep);
   clearTimeout(deadline);
@@ -82,14 +112,21 @@ function refuseWhileDraining(app: FastifyInstance, draining: AbortSignal): void 
   app.addHook("onRequest", async (_request, reply) => {
     if (!draining.aborted) return;
     reply.header("connection", "close");
-    throw new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
+    throw shuttingDown();
   });
 }
 
-function healthRoute(app: FastifyInstance, models: ServedModels): void {
+const shuttingDown = () =>
+  new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
+
+function healthRoute(app: FastifyInstance, models: ServedModels<LocalModel>): void {
   app.get("/health", async () => ({
     status: "ok",
-    models: models.all.map(({ id, queue }) => ({ id, running: queue.running, waiting: queue.waiting })),
+    models: models.loaded.map(({ served: { id, queue } }) => ({
+      id,
+      running: queue.running,
+      waiting: queue.waiting,
+    })),
   }));
 }
 

@@ -46,6 +46,7 @@ export class Session {
 
   /** Throws UserError where the job cannot be done. Nothing has begun when it returns. */
   prepare(job: ChatJob): Prepared {
+    this.refuseFarTooLong(job);
     const { promptIds, plan } = this.prompt(job);
     const { vocabSize } = this.limits;
     checkIds("prompt", promptIds, vocabSize);
@@ -55,6 +56,7 @@ export class Session {
       vocabSize,
     );
     checkIds("stop_token_ids", job.stopIds, vocabSize);
+    this.checkAdapter(job.adapter);
     if (job.stop.length > 0) this.needText("stop", "Stop strings need one; give stop_token_ids.");
     const maxTokens = this.maxTokens(job, promptIds.length);
     if (job.minTokens > maxTokens) {
@@ -78,6 +80,7 @@ export class Session {
         promptLogprobs: job.promptLogprobs,
         priority: job.priority,
         cacheSalt: job.cacheSalt,
+        adapter: job.adapter,
         grammar: plan.grammar,
       },
     };
@@ -147,10 +150,14 @@ export class Session {
     return this.text?.tokenizer.tokenBytes(id) ?? new Uint8Array(0);
   }
 
+  /** The prompt as the model gets it, however long it is. */
+  promptIds(job: ChatJob): Int32Array {
+    return this.prompt(job).promptIds;
+  }
+
   private prompt(job: ChatJob): { promptIds: Int32Array; plan: AnswerPlan } {
     const given = [job.messages, job.prompt, job.promptIds].filter((input) => input !== undefined).length;
     if (given !== 1) throw new UserError("Give exactly one of messages, a prompt and a prompt's token ids.");
-    this.refuseFarTooLong(job);
     const text = job.messages || job.format ? this.needText(job.messages ? "messages" : "format", useIds) : this.text;
     const answer = text && answerVariables(job, text);
     const ids =
@@ -161,7 +168,7 @@ export class Session {
     if (ids.length === 0) {
       throw new UserError("The prompt is empty, and this model has no token to begin from; give at least one token.", {
         code: "empty_prompt",
-        param: job.messages === undefined ? "prompt" : "messages",
+        param: promptParam(job),
       });
     }
     const tail = () => this.detokenize(ids.subarray(Math.max(0, ids.length - tailTokens)), { special: true });
@@ -202,7 +209,8 @@ export class Session {
       job.maxTokens === undefined
         ? `the prompt has ${promptTokens} tokens, which leaves no room for an answer`
         : `${promptTokens + wanted} tokens were asked for: ${promptTokens} of the prompt and ${wanted} to generate`;
-    throw contextExceeded(contextLength, asks, job);
+    const param = promptTokens < contextLength ? "max_tokens" : promptParam(job);
+    throw contextExceeded(contextLength, asks, param);
   }
 
   /** Megabytes of text are refused before they are tokenized, which would keep everybody waiting for seconds. */
@@ -213,7 +221,8 @@ export class Session {
       : (job.prompt?.length ?? 0);
     if (length <= contextLength * commonTokenLength) return;
     const atLeast = Math.ceil(length / this.longestToken());
-    if (atLeast > contextLength) throw contextExceeded(contextLength, `the prompt has at least ${atLeast} tokens`, job);
+    if (atLeast > contextLength)
+      throw contextExceeded(contextLength, `the prompt has at least ${atLeast} tokens`, promptParam(job));
   }
 
   /** In bytes, of which a UTF-16 unit takes at least one. */
@@ -245,6 +254,17 @@ export class Session {
       (id) => this.tokenBytes(id),
       job.minTokens,
     );
+  }
+
+  private checkAdapter(name: string | undefined): void {
+    const { adapters = [] } = this.limits;
+    if (name === undefined || adapters.includes(name)) return;
+    const known = adapters.length > 0 ? `it has ${adapters.join(", ")}` : "it was loaded with none";
+    throw new UserError(`This model has no adapter ${JSON.stringify(name)}: ${known}.`, {
+      status: 404,
+      code: "adapter_not_found",
+      param: "adapter",
+    });
   }
 
   private needText(param: string, instead: string): TextModel {
@@ -293,10 +313,15 @@ function checkIds(param: string, ids: Iterable<number>, vocabSize: number): void
   }
 }
 
-function contextExceeded(contextLength: number, asks: string, job: ChatJob): UserError {
+/** The field that the prompt came in. */
+function promptParam(job: ChatJob): string {
+  return job.messages === undefined ? "prompt" : "messages";
+}
+
+function contextExceeded(contextLength: number, asks: string, param: string): UserError {
   return new UserError(
     `The context is ${contextLength} tokens long, but ${asks}. Shorten the prompt or ask for fewer tokens.`,
-    { code: "context_length_exceeded", param: job.messages === undefined ? "prompt" : "messages" },
+    { code: "context_length_exceeded", param },
   );
 }
 

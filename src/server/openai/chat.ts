@@ -12,9 +12,10 @@ import type {
   ToolCall,
   ToolChoice,
 } from "../../session/types.js";
+import type { Exchange } from "../exchange.js";
 import { sharedJob } from "./job.js";
 import { chatLogprobs } from "./logprobs.js";
-import { type Exchange, heading, respondStream, respondWhole, type Shape } from "./respond.js";
+import { heading, respondStream, respondWhole, type Shape } from "./respond.js";
 import type { ChatRequest } from "./schema.js";
 
 export async function chatCompletion(exchange: Exchange, body: ChatRequest): Promise<void> {
