@@ -8,6 +8,10 @@
 #include "attention_plan.cuh"
 #include "attention_prefill.cuh"
 
+#ifndef D128_SLOTS
+#define D128_SLOTS 2
+#define D128_BLOCKS 3
+#endif
 using mr::attn::Args;
 
 #define ATTENTION_PARAMETERS                                                                                        \
@@ -45,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(mr::attn::plan_threads)
 #define BOTH(name, T)                  \
   DECODE(name, T, 64, 3, 4)            \
   DECODE(name, T, 96, 2, 3)            \
-  DECODE(name, T, 128, 2, 3)           \
+  DECODE(name, T, 128, D128_SLOTS, D128_BLOCKS)           \
   DECODE(name, T, 256, 2, 1)           \
   PREFILL(name, T, 64, 4, 2, 2, 8, 1)  \
   PREFILL(name, T, 96, 4, 2, 2, 8, 1)  \

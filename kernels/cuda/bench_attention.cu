@@ -70,7 +70,7 @@ struct World {  // the sequences' pages, as the engine gives them
   Shape shape;
   std::vector<Sequence> sequences;
   int tokens = 0, eb;
-  int64_t page_bytes, v_at;
+  int64_t page_bytes, v_at, layer_bytes;
   int pages = 0;
   uint8_t* pool;
   __nv_bfloat16 *q, *y;
@@ -80,12 +80,10 @@ struct World {  // the sequences' pages, as the engine gives them
   int max_tiles, room = 1024, layers;
   std::vector<int> h_token_starts;
 
-  World(const Shape& s, const std::vector<Sequence>& q_, int layers_ = 1, uint64_t seed = 1, bool share = false)
+  World(const Shape& s, const std::vector<Sequence>& q_, int layers_ = 1, uint64_t seed = 1, bool share = false, bool pages_together = true)
       : shape(s), sequences(q_), layers(layers_) {
     eb = s.kv == F32 ? 4 : 2;
     const int64_t k_bytes = int64_t(s.kv_heads) * 64 * s.head_dim * eb, v_bytes = int64_t(s.kv_heads) * 64 * s.v_head_dim * eb;
-    v_at = k_bytes * layers;  // keys of all layers, then values: the kernels take any arrangement
-    page_bytes = (k_bytes + v_bytes) * layers;
     std::vector<int> ts{0}, ks, ps{0}, pf, ids;
     int most_pages = 0;
     for (const Sequence& x : sequences) {
@@ -102,8 +100,12 @@ struct World {  // the sequences' pages, as the engine gives them
     for (size_t i = 0; i < sequences.size(); i++)
       for (int p = ps[i]; p < ps[i + 1]; p++) ids.push_back(order[share ? pf[i] + p - ps[i] : p]);
     pages = int(order.size());
-    pool = device<uint8_t>(size_t(pages) * page_bytes);
-    CHECK(cudaMemset(pool, 0xff, size_t(pages) * page_bytes));  // NaN: what nobody wrote
+    // By layer, or all layers of a page together: the kernels take any arrangement.
+    page_bytes = k_bytes + v_bytes, v_at = k_bytes, layer_bytes = page_bytes * pages;
+    if (pages_together) layer_bytes = page_bytes, page_bytes *= layers;
+    const size_t all = size_t(pages) * layers * (k_bytes + v_bytes);
+    pool = device<uint8_t>(all);
+    CHECK(cudaMemset(pool, 0xff, all));  // NaN: what nobody wrote
     token_starts = upload(ts), kv_starts = upload(ks), page_starts = upload(ps), page_firsts = upload(pf), page_ids = upload(ids);
     counts = upload(std::vector<int>{int(sequences.size()), tokens});
     q = device<__nv_bfloat16>(size_t(tokens) * s.heads * s.head_dim);
@@ -141,7 +143,7 @@ struct World {  // the sequences' pages, as the engine gives them
 
 // Positions that are in the cache; the same (page, row) gets the same value whoever has it.
 template <class T>
-__global__ void fill_rows(uint8_t* pool, int64_t page_bytes, int64_t v_at, int layers, int kv_heads, int head_dim,
+__global__ void fill_rows(uint8_t* pool, int64_t page_bytes, int64_t v_at, int64_t layer_bytes, int layers, int kv_heads, int head_dim,
                           int v_head_dim, const int* starts, const int* firsts, const int* ids, const int* kv_starts,
                           const int* token_starts, uint64_t seed) {
   const int s = blockIdx.x, length = kv_starts[s] + token_starts[s + 1] - token_starts[s];
@@ -149,8 +151,9 @@ __global__ void fill_rows(uint8_t* pool, int64_t page_bytes, int64_t v_at, int l
     const int position0 = (firsts[s] + p - starts[s]) * 64, rows = min(64, length - position0);
     uint8_t* page = pool + ids[p] * page_bytes;
     for (int lh = 0; lh < layers * kv_heads; lh++) {
-      T* k = reinterpret_cast<T*>(page) + int64_t(lh) * 64 * head_dim;
-      T* v = reinterpret_cast<T*>(page + v_at) + int64_t(lh) * 64 * v_head_dim;
+      uint8_t* layer = page + lh / kv_heads * layer_bytes;
+      T* k = reinterpret_cast<T*>(layer) + int64_t(lh % kv_heads) * 64 * head_dim;
+      T* v = reinterpret_cast<T*>(layer + v_at) + int64_t(lh % kv_heads) * 64 * v_head_dim;
       const uint64_t at = (seed << 44) + (uint64_t(ids[p]) * 4096 + lh) * 65536;
       for (int i = threadIdx.x; i < rows * head_dim; i += blockDim.x) k[i] = T(random_value(at * 2 + i));
       for (int i = threadIdx.x; i < rows * v_head_dim; i += blockDim.x) v[i] = T(random_value(at * 2 + 65536 + i));
@@ -161,7 +164,7 @@ void World::fill_pages(uint64_t seed) {
   const dim3 grid(unsigned(sequences.size()), 256);
   const auto go = [&](auto zero) {
     using T = decltype(zero);
-    fill_rows<T><<<grid, 256>>>(pool, page_bytes, v_at, layers, shape.kv_heads, shape.head_dim, shape.v_head_dim, page_starts,
+    fill_rows<T><<<grid, 256>>>(pool, page_bytes, v_at, layer_bytes, layers, shape.kv_heads, shape.head_dim, shape.v_head_dim, page_starts,
                                 page_firsts, page_ids, kv_starts, token_starts, seed);
   };
   if (shape.kv == BF16) go(__nv_bfloat16());
@@ -238,7 +241,7 @@ Kernels kernels(Kv kv, int D) {
                                                   (void*)mr_attention_prefill_exact_##name##_64);                              \
   if (D == 96) return sized<96, 2, 3, 4, 2, 8, 1>((void*)mr_attention_decode_##name##_96, (void*)mr_attention_prefill_##name##_96, \
                                                   (void*)mr_attention_prefill_exact_##name##_96);                              \
-  if (D == 128) return sized<128, 2, 3, 4, 2, 8, 1>((void*)mr_attention_decode_##name##_128, (void*)mr_attention_prefill_##name##_128, \
+  if (D == 128) return sized<128, D128_SLOTS, D128_BLOCKS, 4, 2, 8, 1>((void*)mr_attention_decode_##name##_128, (void*)mr_attention_prefill_##name##_128, \
                                                     (void*)mr_attention_prefill_exact_##name##_128);                           \
   return sized<256, 2, 1, 8, 1, 4, 1>((void*)mr_attention_decode_##name##_256, (void*)mr_attention_prefill_##name##_256,         \
                                       (void*)mr_attention_prefill_exact_##name##_256);
@@ -268,8 +271,7 @@ void attend(const World& w, Launcher& to, const Options& o) {
           {&p, &tiles_at, &heads, &kv_heads, &window, &causal, &rows, &want, &room, &sequences, (void*)&w.token_starts,
            (void*)&w.kv_starts, (void*)&w.page_starts, (void*)&w.page_firsts});
   }
-  const int64_t per_layer = int64_t(s.kv_heads) * 64 * s.head_dim * w.eb;
-  const uint8_t *keys = w.pool + o.layer * per_layer, *values = w.pool + w.v_at + o.layer * per_layer;
+  const uint8_t *keys = w.pool + o.layer * w.layer_bytes, *values = keys + w.v_at;
   float scale = 1 / std::sqrt(float(s.head_dim)), softcap = s.softcap;
   const std::vector<void*> args = {(void*)&w.q, (void*)&w.y, &keys, &values, &page_bytes, (void*)&w.plan, &tiles_at,
                                    (void*)&w.page_ids, (void*)&w.partial, (void*)&w.arrived, (void*)&w.sinks, &heads, &kv_heads,
@@ -555,13 +557,13 @@ void roofs() {
   std::printf("{\"name\": \"roofs\", \"read_gbs\": %.0f, \"mma_sync_tflops\": %.0f}\n", read_roof / 1e9, multiply_roof / 1e12);
 }
 
-void time_decode(const char* name, const Shape& s, const std::vector<Sequence>& q, const std::vector<int>& wants) {
+void time_decode(const char* name, const Shape& s, const std::vector<Sequence>& q, const std::vector<int>& wants, bool together = false) {
   double positions = 0;
   for (const Sequence& x : q) positions += std::min(x.kv_start + x.n, s.window > 0 ? s.window : 1 << 30);
   const double layer_bytes = positions * s.kv_heads * s.head_dim * 2 * 2;
   // At least 600 MB in all, so that nothing comes from the second-level cache
   const int layers = std::max(1, std::min(64, int(6e8 / layer_bytes) + 1)), launches = std::max(layers, 16);
-  World w(s, q, layers, 5);
+  World w(s, q, layers, 5, false, together);
   for (int want : wants) {
     Launcher to;
     to.stream = nullptr;
@@ -610,6 +612,22 @@ void time_prefill(const char* name, const Shape& s, const std::vector<Sequence>&
   }
 }
 
+// A few launches, for a profiler.
+void profile() {
+  const Shape llama8 = {32, 8, 128, 128, BF16, 0, 0, false, true};
+  for (const auto& q : {std::vector<Sequence>(1, {2047, 1}), std::vector<Sequence>(1, {32767, 1}), std::vector<Sequence>(64, {999, 1})}) {
+    World w(llama8, q, 2, 5, false, false);
+    Launcher to;
+    attend(w, to, {false, 0, true, 0, false, true});
+    attend(w, to, {false, 0, false, 1, false, true});
+    CHECK(cudaDeviceSynchronize());
+  }
+  World w(llama8, {{0, 4096}});
+  Launcher to;
+  attend(w, to, {false, 0, true, 0, true, false});
+  CHECK(cudaDeviceSynchronize());
+}
+
 void speed() {
   roofs();
   const Shape llama8 = {32, 8, 128, 128, BF16, 0, 0, false, true}, llama1 = {32, 8, 64, 64, BF16, 0, 0, false, true};
@@ -619,7 +637,8 @@ void speed() {
   const auto even = [](int count, int length) { return std::vector<Sequence>(count, Sequence{length - 1, 1}); };
   for (int length : {128, 384, 1024, 2048, 4096, 8192, 16384, 32768, 131072})
     time_decode(("8b 1 x " + std::to_string(length)).c_str(), llama8, even(1, length), {0});
-  time_decode("8b 1 x 32768", llama8, even(1, 32768), {200, 396, 1200});
+  time_decode("8b 1 x 2048 together", llama8, even(1, 2048), {0}, true);
+  time_decode("8b 1 x 32768 together", llama8, even(1, 32768), {0}, true);
   for (int count : {8, 32, 64}) time_decode(("8b " + std::to_string(count) + " x 1000").c_str(), llama8, even(count, 1000), {0, 396, 1600});
   time_decode("8b 8 x 32768", llama8, even(8, 32768), {0, 396});
   std::vector<Sequence> mixed;
@@ -642,13 +661,14 @@ void speed() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  bool small = false, check = false, fast = false;
-  for (int i = 1; i < argc; i++) small |= !std::strcmp(argv[i], "small"), check |= !std::strcmp(argv[i], "check"), fast |= !std::strcmp(argv[i], "speed");
+  bool small = false, check = false, fast = false, profiled = false;
+  for (int i = 1; i < argc; i++) small |= !std::strcmp(argv[i], "small"), check |= !std::strcmp(argv[i], "check"), fast |= !std::strcmp(argv[i], "speed"), profiled |= !std::strcmp(argv[i], "profile");
   cudaDeviceProp properties;
   CHECK(cudaGetDeviceProperties(&properties, 0));
   sms = properties.multiProcessorCount;
   std::printf("{\"device\": \"%s\", \"sms\": %d}\n", properties.name, sms);
   if (check) check_combinations(small), check_bits(small);
   if (fast) speed();
+  if (profiled) profile();
   return failures > 0;
 }
