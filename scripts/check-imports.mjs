@@ -15,7 +15,7 @@ const below = {
   engine: ["base", "formats", "plan", "model", "device"],
   session: ["base", "formats", "text", "engine"],
   host: ["base", "formats", "text", "plan", "model", "device", "engine", "session"],
-  store: ["base"],
+  store: ["base", "formats", "text"],
   index: ["base", "formats", "text", "plan", "model", "device", "engine", "session", "host", "store"],
   server: ["base", "text", "engine", "session", "host", "store", "index"],
   cli: ["base", "formats", "text", "plan", "model", "device", "engine", "session", "host", "store", "index", "server"],

@@ -6,6 +6,7 @@
 #include <exception>
 
 #include "program.h"
+#include "quantize.h"
 
 using namespace mr;
 
@@ -55,7 +56,7 @@ bool derive(Program& p, Step& s, const int32_t* tokens) {
 
 }  // namespace
 
-const char* mr_isa() {
+const char* mr_isa() noexcept {
 #if defined(__AVX512F__)
   return "AVX-512";
 #else
@@ -63,18 +64,18 @@ const char* mr_isa() {
 #endif
 }
 
-int mr_row_group() { return linear_row_group(); }
-int mr_token_group() { return linear_token_group(); }
-int mr_supports(int type, int cols) { return linear_supports(Storage(type), cols); }
-int mr_act(int type) { return int(linear_act(Storage(type))); }
-double mr_act_bytes(int kind, int tokens, int cols) { return double(linear_act_bytes(Act(kind), tokens, cols)); }
+int mr_row_group() noexcept { return linear_row_group(); }
+int mr_token_group() noexcept { return linear_token_group(); }
+int mr_supports(int type, int cols) noexcept { return linear_supports(Storage(type), cols); }
+int mr_act(int type) noexcept { return int(linear_act(Storage(type))); }
+double mr_act_bytes(int kind, int tokens, int cols) noexcept { return double(linear_act_bytes(Act(kind), tokens, cols)); }
 
-double mr_packed_bytes(int type, int rows, int cols) {
+double mr_packed_bytes(int type, int rows, int cols) noexcept {
   const Weight w{nullptr, Storage(type), rows, cols};
   return double(weight_groups(w) * linear_group_bytes(w.type, cols));
 }
 
-void* mr_create(const double* description, double length, char* message, int message_bytes) {
+void* mr_create(const double* description, double length, char* message, int message_bytes) noexcept {
   try {
     return new Program(description, int64_t(length));
   } catch (const std::exception& e) {
@@ -84,10 +85,10 @@ void* mr_create(const double* description, double length, char* message, int mes
   }
 }
 
-void mr_destroy(void* program) { delete static_cast<Program*>(program); }
+void mr_destroy(void* program) noexcept { delete static_cast<Program*>(program); }
 
 void mr_pack(void* program, int weight, const uint8_t* source, double row_bytes, double column_byte, int row0,
-             const int32_t* row_map) {
+             const int32_t* row_map) noexcept {
   Program& p = of(program);
   const Weight& w = p.weights[weight];
   const uint8_t* from = source + (row_map ? 0 : int64_t(row_bytes) * row0);
@@ -99,19 +100,21 @@ void mr_pack(void* program, int weight, const uint8_t* source, double row_bytes,
   });
 }
 
-void mr_unpack_row(void* program, int weight, int row, float* out) {
+void mr_unpack_row(void* program, int weight, int row, float* out) noexcept {
   linear_unpack_row(of(program).weights[weight], row, out);
 }
 
-void mr_set_vector(void* program, double offset, const float* values, double count) {
+void mr_set_vector(void* program, double offset, const float* values, double count) noexcept {
   std::copy_n(values, int64_t(count), reinterpret_cast<float*>(of(program).vector_data.data()) + int64_t(offset));
 }
 
-void mr_get_vector(void* program, double offset, float* out, double count) {
+void mr_get_vector(void* program, double offset, float* out, double count) noexcept {
   std::copy_n(reinterpret_cast<const float*>(of(program).vector_data.data()) + int64_t(offset), int64_t(count), out);
 }
 
-void mr_drop(void* program, int weights, int pages) {
+void mr_set_threads(void* program, int threads) noexcept { of(program).pool.grant(threads); }
+
+void mr_drop(void* program, int weights, int pages) noexcept {
   Program& p = of(program);
   if (weights) p.weight_data.drop();
   if (pages)
@@ -121,7 +124,7 @@ void mr_drop(void* program, int weights, int pages) {
 int mr_run(void* program, const int32_t* counts, const int32_t* tokens, const int32_t* slots,
             const int32_t* token_start, const int32_t* kv_start, const int32_t* page_start, const int32_t* page_first,
             const int32_t* page_ids, const int32_t* rows, const int32_t* targets, const int32_t* row_positions,
-            const int32_t* bias_start, const int32_t* bias_ids, const float* bias_values) {
+            const int32_t* bias_start, const int32_t* bias_ids, const float* bias_values) noexcept {
   Program& p = of(program);
   Step& s = p.step;
   s.tokens = counts[0], s.sequences = counts[1], s.rows = counts[2];
@@ -140,13 +143,13 @@ int mr_run(void* program, const int32_t* counts, const int32_t* tokens, const in
 }
 
 void mr_sample(void* program, const int32_t* which, int count, const uint32_t* masks, int top, int32_t* tokens,
-               float* logprobs, int32_t* ranks, int32_t* top_ids, float* top_logprobs) {
+               float* logprobs, int32_t* ranks, int32_t* top_ids, float* top_logprobs) noexcept {
   of(program).sample(which, count, masks, {tokens, logprobs, ranks, top, top_ids, top_logprobs});
 }
 
 void mr_update_slots(void* program, int count, const int32_t* slots, const float* floats, const int32_t* ints,
                      const int32_t* prompt_start, const int32_t* prompt_ids, const int32_t* output_start,
-                     const int32_t* output_ids) {
+                     const int32_t* output_ids) noexcept {
   Program& p = of(program);
   for (int u = 0; u < count; u++) {
     Slot& slot = p.slots[slots[u]];
@@ -162,14 +165,14 @@ void mr_update_slots(void* program, int count, const int32_t* slots, const float
   }
 }
 
-double mr_page_bytes(void* program, int group) { return double(of(program).page_bytes(group)); }
+double mr_page_bytes(void* program, int group) noexcept { return double(of(program).page_bytes(group)); }
 
-void mr_copy_pages(void* program, int group, const int32_t* from, const int32_t* to, int count) {
+void mr_copy_pages(void* program, int group, const int32_t* from, const int32_t* to, int count) noexcept {
   for (int i = 0; i < count; i++) of(program).copy_page(group, from[i], to[i]);
 }
 
 // A page outside: its part of each of the group's caches, in order.
-void mr_read_pages(void* program, int group, const int32_t* ids, int count, uint8_t* out) {
+void mr_read_pages(void* program, int group, const int32_t* ids, int count, uint8_t* out) noexcept {
   for (int i = 0; i < count; i++) {
     for (const Cache& c : of(program).caches) {
       if (c.group != group) continue;
@@ -178,7 +181,7 @@ void mr_read_pages(void* program, int group, const int32_t* ids, int count, uint
   }
 }
 
-void mr_write_pages(void* program, int group, const int32_t* ids, int count, const uint8_t* bytes) {
+void mr_write_pages(void* program, int group, const int32_t* ids, int count, const uint8_t* bytes) noexcept {
   for (int i = 0; i < count; i++) {
     for (const Cache& c : of(program).caches) {
       if (c.group != group) continue;
@@ -188,6 +191,10 @@ void mr_write_pages(void* program, int group, const int32_t* ids, int count, con
   }
 }
 
-void mr_read_workspace(void* program, double offset, float* out, double count) {
+void mr_read_workspace(void* program, double offset, float* out, double count) noexcept {
   std::copy_n(of(program).floats(int64_t(offset)), int64_t(count), out);
+}
+
+int mr_quantize(int from, const uint8_t* source, double values, int to, uint8_t* out, int threads) noexcept {
+  return quantize(Storage(from), source, int64_t(values), Storage(to), out, threads) ? 0 : 1;
 }

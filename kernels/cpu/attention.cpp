@@ -4,6 +4,7 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 
 #include "simd.h"
@@ -95,11 +96,18 @@ void add_values(const float* p, const T* const* values, int v_padded, int t0, in
     for (int v = 0; v < NV; v++) vstore(acc + int64_t(r) * v_padded + c + v * VL, sum[r][v]);
 }
 
-// Scores to weights, in place; updates m and l; returns what the row's earlier sum has to be multiplied by.
+// Scores to weights, in place; updates m and l; returns what the row's earlier sum has to be multiplied by. A score that is
+// NaN counts as −Infinity, +Infinity as the largest finite number: a broken weight breaks what it touches, the same way
+// everywhere.
 float soften(float* s, float& m, float& l) {
   constexpr int n = block_tokens / VL;
-  vf best = vload(s);
-  for (int v = 1; v < n; v++) best = vmax(best, vload(s + v * VL));
+  vf best = vset(minus_infinity);
+  for (int v = 0; v < n; v++) {
+    // min and max give their second operand where the first is NaN.
+    const vf x = vmin(vmax(vload(s + v * VL), vset(minus_infinity)), vset(FLT_MAX));
+    vstore(s + v * VL, x);
+    best = vmax(best, x);
+  }
   const float old = m, now = std::max(old, vmaximum(best));
   if (now == minus_infinity) {
     for (int v = 0; v < n; v++) vstore(s + v * VL, vzero());
@@ -175,7 +183,12 @@ void fold(float m, float l, const float* acc, float& total_m, float& total_l, fl
     vstore(total + c, vfma(vload(acc + c), vset(b), vmul(vload(total + c), vset(a))));
 }
 
+// A row that sees nothing (every score −Infinity) gives zeros.
 void finish(float m, float l, const float* acc, const float* sink, float* out, int v_dim) {
+  if (m == minus_infinity) {
+    std::fill_n(out, v_dim, 0.0f);
+    return;
+  }
   float scale = 1;
   if (sink) {
     const float now = std::max(m, *sink);
@@ -196,7 +209,8 @@ int64_t Attention::scratch_bytes() const {
 
 bool Attention::same_geometry(const Attention& o) const {
   return cache.group == o.cache.group && cache.heads == o.cache.heads && cache.v_padded == o.cache.v_padded &&
-         heads == o.heads && window == o.window && causal == o.causal && query_tokens == o.query_tokens;
+         heads == o.heads && window == o.window && causal == o.causal && query_tokens == o.query_tokens &&
+         partial_floats == o.partial_floats;
 }
 
 int Attention::last_position(const Step& s, int sequence, int token) const {

@@ -7,6 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <climits>
 
@@ -24,7 +25,7 @@ uint32_t* stage_word(std::atomic<uint64_t>& state) { return reinterpret_cast<uin
 
 }  // namespace
 
-Pool::Pool(int threads) : state_(pack(0, over)) {
+Pool::Pool(int threads) : state_(pack(0, over)), granted_(threads) {
   // Signals are the host's to handle.
   sigset_t all, before;
   sigfillset(&all);
@@ -35,6 +36,7 @@ Pool::Pool(int threads) : state_(pack(0, over)) {
 
 Pool::~Pool() {
   closing_.store(true);
+  grant(threads());
   open(uint32_t(state_.load() >> 32) + 1, over);
   for (auto& w : workers_) w.join();
 }
@@ -54,9 +56,27 @@ void Pool::open(uint32_t stage, uint32_t chunks) {
     syscall(SYS_futex, stage_word(state_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
+void Pool::grant(int threads) {
+  granted_.store(std::clamp(threads, 1, this->threads()), std::memory_order_seq_cst);
+  syscall(SYS_futex, &granted_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+// Until the thread is granted, or the pool ends. One that is let go by a raised grant finds the stage that is open.
+void Pool::park(int thread) {
+  for (;;) {
+    const int32_t granted = granted_.load(std::memory_order_acquire);
+    if (thread < granted) return;
+    syscall(SYS_futex, &granted_, FUTEX_WAIT_PRIVATE, granted, nullptr, nullptr, 0);
+  }
+}
+
 void Pool::work(int thread, bool until_over) {
   uint64_t s = state_.load(std::memory_order_acquire);
   for (;;) {
+    if (thread >= granted_.load(std::memory_order_relaxed)) {
+      park(thread);
+      s = state_.load(std::memory_order_acquire);
+    }
     const uint32_t stage = uint32_t(s >> 32), chunks = uint32_t(s);
     if (chunks == 0 || chunks == over) {
       if (chunks == over && until_over) return;

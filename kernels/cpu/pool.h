@@ -29,16 +29,21 @@ class Pool {
   ~Pool();
   Pool(const Pool&) = delete;
   int threads() const { return int(workers_.size()) + 1; }
+  // How many of them work from the next job on; the others sleep.
+  int granted() const { return granted_.load(std::memory_order_relaxed); }
+  void grant(int threads);
   void run(Job& job);
 
  private:
   void work(int thread, bool until_over);
   uint64_t wait(uint32_t stage);
+  void park(int thread);
   void open(uint32_t stage, uint32_t chunks);
 
   alignas(64) std::atomic<uint64_t> state_;
   alignas(64) std::atomic<int32_t> left_{0};
   alignas(64) std::atomic<int32_t> sleepers_{0};
+  std::atomic<int32_t> granted_;
   alignas(64) Job* job_ = nullptr;
   std::atomic<bool> closing_{false};
   std::vector<std::thread> workers_;

@@ -132,7 +132,7 @@ struct Forward : Job {
   int next_stage(int thread) override {
     // `at` is the op after the one that has just ended.
     for (; at < p.ops.size(); at++) {
-      const int n = p.ops[at]->chunks(p.step, p.pool.threads());
+      const int n = p.ops[at]->chunks(p.step, p.pool.granted());
       if (n > 1) return at++, n;
       if (n == 1) p.ops[at]->run(p.step, 0, p.threads[thread]);
     }

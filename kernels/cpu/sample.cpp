@@ -113,10 +113,13 @@ double draw_uniform(uint32_t seed_low, uint32_t seed_high, uint32_t position) {
   return (double(c[0]) * 2097152.0 + double(c[1] >> 11)) / 9007199254740992.0;
 }
 
+// To f32, within what f32 holds; NaN counts as −Infinity.
+float bounded(double x) { return x != x ? minus_infinity : x > FLT_MAX ? FLT_MAX : float(x); }
+
 // Steps 1 to 3 of the specification.
 void adjust(const float* l, int n, const RowRequest& q, std::vector<float>& a) {
   a.assign(l, l + n);
-  for (int j = 0; j < q.bias_count; j++) a[q.bias_ids[j]] += q.bias_values[j];
+  for (int j = 0; j < q.bias_count; j++) a[q.bias_ids[j]] = bounded(double(a[q.bias_ids[j]]) + q.bias_values[j]);
   if (q.mask) {
     for (int i = 0; i < n; i += 32) {
       uint32_t out = ~q.mask[i / 32];
@@ -129,7 +132,7 @@ void adjust(const float* l, int n, const RowRequest& q, std::vector<float>& a) {
   for (const auto& [id, count] : s.counts) {
     if (uint32_t(id) >= uint32_t(n)) continue;
     const double x = a[id], r = x > 0 ? x / s.repetition : x * s.repetition;
-    a[id] = float(r - double(s.frequency) * count.output - (count.output > 0 ? double(s.presence) : 0.0));
+    a[id] = bounded(r - double(s.frequency) * count.output - (count.output > 0 ? double(s.presence) : 0.0));
   }
 }
 

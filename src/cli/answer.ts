@@ -35,8 +35,8 @@ export async function answer(
     if (delta.type === "content") {
       text += delta.text;
       options.onText?.(delta.text);
-      continue;
     }
+    if (delta.type !== "finish") continue;
     if (delta.reason === "error") {
       throw new UserError(delta.error?.message ?? "the engine failed without saying why", delta.error);
     }

@@ -1,14 +1,17 @@
 // Owns: `millrace bench latency` and `millrace bench throughput`.
 import { Command } from "commander";
+import { UserError } from "../base/errors.js";
+import type { RandomModel } from "../model/random.js";
 import { addDeviceFlags, type DeviceFlags, wholeNumber } from "./flags.js";
 import { machine } from "./machine.js";
 import { latencyRun, medians, throughputRun } from "./measure.js";
 import { modelArgument } from "./model.js";
 import { openModel } from "./open.js";
+import { addShapeFlags, randomModel, type ShapeFlags } from "./shape.js";
 import { table } from "./table.js";
 
-interface BenchFlags extends DeviceFlags {
-  readonly model: string;
+interface BenchFlags extends DeviceFlags, ShapeFlags {
+  readonly model?: string;
   readonly prompt: number;
   readonly generate: number;
   readonly repeat: number;
@@ -17,7 +20,12 @@ interface BenchFlags extends DeviceFlags {
 }
 
 function addBenchFlags(command: Command): Command {
-  return addDeviceFlags(command.requiredOption("--model <model>", modelArgument)).option("--json", "print JSON");
+  return addDeviceFlags(addShapeFlags(command.option("--model <model>", modelArgument))).option("--json", "print JSON");
+}
+
+function benchModel({ model, shape, ...flags }: BenchFlags): string | RandomModel {
+  if ((model === undefined) === (shape === undefined)) throw new UserError("give either --model or --shape");
+  return model ?? randomModel({ shape: shape!, ...flags });
 }
 
 /** Runs once to warm up and `repeat` times to measure; prints medians and every run. */
@@ -28,7 +36,7 @@ async function measure<R extends object>(
   run: (generator: Awaited<ReturnType<typeof openModel>>["generator"]) => Promise<R>,
 ): Promise<void> {
   const ctx = flags.ctx ?? flags.prompt + flags.generate;
-  const model = await openModel(flags.model, { ...flags, ctx, sequences });
+  const model = await openModel(benchModel(flags), { ...flags, ctx, sequences });
   try {
     await run(model.generator);
     const runs: R[] = [];
@@ -96,6 +104,7 @@ export function command(): Command {
       `
 Examples:
   millrace bench latency --model smollm2
+  millrace bench latency --shape llama-3.2-1b --quant q4_k_m
   millrace bench throughput --model ./model.gguf --requests 16 --json`,
     );
 }

@@ -6,6 +6,7 @@ import { reportFailure } from "./failure.js";
 
 interface Entry {
   readonly name: string;
+  readonly alias?: string;
   readonly summary: string;
   readonly load: () => Promise<{ command(): Command }>;
 }
@@ -14,9 +15,10 @@ const commands: readonly Entry[] = [
   { name: "run", summary: "answer a prompt, or chat", load: () => import("./run.js") },
   { name: "serve", summary: "serve models over HTTP, as OpenAI's API does", load: () => import("./serve.js") },
   { name: "pull", summary: "fetch a model into the local store", load: () => import("./pull.js") },
-  { name: "list", summary: "list the models in the local store", load: () => import("./list.js") },
+  { name: "list", alias: "ls", summary: "list the packages in the local store", load: () => import("./list.js") },
   { name: "inspect", summary: "show what a model file holds and what it will use", load: () => import("./inspect.js") },
   { name: "bench", summary: "measure latency or throughput", load: () => import("./bench.js") },
+  { name: "convert", summary: "write a model as a GGUF file, quantised or not", load: () => import("./convert.js") },
   { name: "tokenize", summary: "text to token ids", load: () => import("./tokenize.js") },
   { name: "render", summary: "chat messages to the prompt's text", load: () => import("./render.js") },
 ];
@@ -25,7 +27,7 @@ const examples = `
 Examples:
   millrace run smollm2 "Why is the sky blue?"     answer one prompt
   millrace run ./model.gguf                       chat with a model of yours
-  millrace serve smollm2                          an OpenAI-compatible server on http://127.0.0.1:8080
+  millrace serve smollm2                          an OpenAI-compatible server on http://127.0.0.1:11434
   millrace pull hf:owner/repo/file.gguf           fetch a model from the Hugging Face hub
 
 A MODEL is a name in the catalogue (smollm2), the path of a .gguf file or of a Hugging Face folder, or
@@ -45,8 +47,9 @@ async function main(argv: readonly string[]): Promise<void> {
     .version(version(), "-V, --version")
     .addHelpText("after", examples);
   const wanted = argv.find((argument) => !argument.startsWith("-"));
-  for (const { name, summary, load } of commands) {
-    if (name === wanted || (wanted === "help" && argv.includes(name))) program.addCommand((await load()).command());
+  for (const { name, alias, summary, load } of commands) {
+    const named = (word: string | undefined) => word !== undefined && (word === name || word === alias);
+    if (named(wanted) || (wanted === "help" && argv.some(named))) program.addCommand((await load()).command());
     else program.command(name).description(summary);
   }
   if (argv.length === 0) program.outputHelp();

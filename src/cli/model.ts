@@ -1,6 +1,6 @@
 // Owns: MODEL on the command line → something that can be opened. What is not in the store is fetched, with progress on
 // standard error.
-import { type ResolvedModel, Store, type StoredModel } from "../store/store.js";
+import { type Package, type ResolvedModel, Store } from "../store/store.js";
 import { pullReport } from "./progress.js";
 
 export const modelArgument = "a catalogue name, a .gguf file, a model folder, or hf:owner/repo[/file]";
@@ -26,7 +26,7 @@ export async function resolveModel(model: string): Promise<ResolvedModel> {
   }
 }
 
-export async function pullModel(model: string): Promise<StoredModel> {
+export async function pullModel(model: string): Promise<Package> {
   const report = pullReport();
   try {
     return await interruptible((signal) => new Store().pull(model, { report, signal }));

@@ -1,8 +1,8 @@
-// Owns: from MODEL and the device flags to a loaded model with its session. The engine loads in its worker thread while
-// this one reads its own modules and builds the tokenizer: neither waits for the other, so the worker starts first.
-import { EngineClient } from "../engine/client.js";
+// Owns: from MODEL and the device flags to a loaded model with its session, its engine in a worker thread.
 import type { LoadSpec } from "../host/load.js";
+import { openSession } from "../host/open.js";
 import { workerCarrier } from "../host/worker.js";
+import type { RandomModel } from "../model/random.js";
 import type { SamplingDefaults } from "../session/defaults.js";
 import type { Generator } from "../session/needs.js";
 import type { Session } from "../session/session.js";
@@ -26,49 +26,35 @@ export interface OpenModel {
 }
 
 /** sequences: how many requests will run at once. */
-export async function openModel(model: string, flags: DeviceFlags & { sequences: number }): Promise<OpenModel> {
-  const { name, path } = await resolveModel(model);
+export async function openModel(
+  model: string | RandomModel,
+  flags: DeviceFlags & { sequences: number },
+): Promise<OpenModel> {
+  const random = typeof model === "string" ? undefined : model;
+  const { name, path } = typeof model === "string" ? await resolveModel(model) : { name: model.name, path: model.name };
   const start = performance.now();
   const kvDtype = flags.kvDtype ?? "f16";
   const spec: LoadSpec = {
     path,
+    random,
     device: flags.device,
     threads: flags.threads,
     kvDtype,
     maxSequences: flags.sequences,
     contextLength: flags.ctx,
   };
-  const loading = EngineClient.open({ carrier: workerCarrier, spec });
-  // Its failure is the one to report, whatever happens to the text side meanwhile.
-  loading.catch(() => {});
-  try {
-    const [{ openCheckpoint }, { loadText }, { samplingDefaults }, { Session }, { physicalCores }] = await Promise.all([
-      import("../formats/open.js"),
-      import("../session/text.js"),
-      import("../session/defaults.js"),
-      import("../session/session.js"),
-      import("../host/load.js"),
-    ]);
-    const checkpoint = await openCheckpoint(path);
-    const text = loadText(checkpoint.meta);
-    const sampling = samplingDefaults(checkpoint.meta);
-    checkpoint.close();
-    const engine = await loading;
-    return {
-      name,
-      device: engine.limits.device,
-      threads: flags.threads ?? physicalCores(),
-      kvDtype,
-      session: new Session(engine, text),
-      generator: engine,
-      sampling,
-      hasTemplate: text?.template !== undefined,
-      loadMs: performance.now() - start,
-      close: () => engine.close(),
-    };
-  } catch (error) {
-    const engine = await loading;
-    await engine.close();
-    throw error;
-  }
+  const { session, engine, sampling } = await openSession({ carrier: workerCarrier, spec });
+  const { physicalCores } = await import("../host/load.js");
+  return {
+    name,
+    device: engine.limits.device,
+    threads: flags.threads ?? physicalCores(),
+    kvDtype,
+    session,
+    generator: engine,
+    sampling,
+    hasTemplate: session.text?.template !== undefined,
+    loadMs: performance.now() - start,
+    close: () => engine.close(),
+  };
 }

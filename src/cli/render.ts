@@ -49,16 +49,23 @@ function readTemplate(path: string): string {
   }
 }
 
+function checkSource(model: string | undefined, { template }: RenderFlags): void {
+  if (template !== undefined && model !== undefined) {
+    throw new UsageError("give a MODEL or --template FILE.jinja, not both");
+  }
+  if (template === undefined && model === undefined) {
+    throw new UsageError("give a MODEL, or a template with --template FILE.jinja");
+  }
+}
+
 async function templateOf(model: string | undefined, flags: RenderFlags): Promise<ChatTemplate> {
   if (flags.template !== undefined) {
-    if (model !== undefined) throw new UsageError("give a MODEL or --template FILE.jinja, not both");
     const { ChatTemplate } = await import("../text/chat.js");
     return new ChatTemplate({ template: readTemplate(flags.template) });
   }
-  if (model === undefined) throw new UsageError("give a MODEL, or a template with --template FILE.jinja");
   const { openCheckpoint } = await import("../formats/open.js");
   const { createTextModel, requireTemplate } = await import("../text/text.js");
-  const { path } = await resolveModel(model);
+  const { path } = await resolveModel(model!);
   const checkpoint = await openCheckpoint(path);
   try {
     return requireTemplate(createTextModel(checkpoint.meta));
@@ -68,8 +75,9 @@ async function templateOf(model: string | undefined, flags: RenderFlags): Promis
 }
 
 async function render(model: string | undefined, flags: RenderFlags): Promise<void> {
-  const template = await templateOf(model, flags);
+  checkSource(model, flags);
   const input = parseInput(await readStdinText());
+  const template = await templateOf(model, flags);
   process.stdout.write(template.render({ ...input, ...(flags.name === undefined ? {} : { name: flags.name }) }).text);
 }
 

@@ -1,10 +1,12 @@
-// Owns: `millrace serve [MODEL…]`: what is printed while models load, and an orderly end on Ctrl-C or SIGTERM.
-import { Command } from "commander";
-import { env } from "../base/env.js";
+// Owns: `millrace serve [MODEL…]`: what is printed while models load, Ollama's variables as further names of the flags, and
+// an orderly end on Ctrl-C or SIGTERM.
+import { Command, InvalidArgumentError } from "commander";
+import { parseDuration } from "../base/duration.js";
+import { env, type VariableName } from "../base/env.js";
 import { type Level, setLog } from "../base/log.js";
-import { defaultModel } from "../store/catalogue.js";
+import { parseAddress } from "./address.js";
 import { UsageError } from "./failure.js";
-import { addDeviceFlags, collect, type DeviceFlags, wholeNumber } from "./flags.js";
+import { addDeviceFlags, collect, type DeviceFlags, numberIn, wholeNumber } from "./flags.js";
 import { modelArgument } from "./model.js";
 import { pullReport } from "./progress.js";
 
@@ -15,6 +17,11 @@ interface ServeFlags extends DeviceFlags {
   readonly id?: string;
   readonly maxSequences?: number;
   readonly maxWaiting?: number;
+  /** Milliseconds. */
+  readonly keepAlive?: number;
+  readonly maxLoaded?: number;
+  /** Gigabytes. */
+  readonly memory?: number;
   readonly logJson?: boolean;
   readonly json?: boolean;
 }
@@ -40,12 +47,58 @@ function interrupted(): Promise<void> {
   });
 }
 
-async function serveModels(models: readonly string[], flags: ServeFlags): Promise<void> {
-  const names = models.length > 0 ? models : [defaultModel];
-  if (flags.id !== undefined && names.length > 1) throw new UsageError("--id names one model: give one MODEL with it");
+function duration(text: string): number {
+  const ms = parseDuration(text);
+  if (ms === undefined)
+    throw new InvalidArgumentError('It must be a duration such as "5m", "1h30m" or "-1" (for ever).');
+  return ms;
+}
+
+/** A variable of Ollama's, read as the flag that says the same. */
+function variable<T>(name: VariableName, text: string | undefined, parse: (text: string) => T): T | undefined {
+  if (text === undefined) return undefined;
+  try {
+    return parse(text);
+  } catch (error) {
+    throw new UsageError(`${name}=${text} cannot be used. ${(error as Error).message}`);
+  }
+}
+
+const kvTypes: Record<string, DeviceFlags["kvDtype"]> = { f16: "f16", bf16: "bf16", f32: "f32" };
+
+function kvType(text: string): DeviceFlags["kvDtype"] {
+  if (text in kvTypes) return kvTypes[text];
+  throw new InvalidArgumentError(`It must be one of ${Object.keys(kvTypes).join(", ")}.`);
+}
+
+/** What flags leave open. */
+function fromOllama(): Partial<ServeFlags> {
+  const address = variable("OLLAMA_HOST", env("OLLAMA_HOST"), parseAddress);
+  return {
+    ...address,
+    keepAlive: variable("OLLAMA_KEEP_ALIVE", env("OLLAMA_KEEP_ALIVE"), duration),
+    maxLoaded: variable("OLLAMA_MAX_LOADED_MODELS", env("OLLAMA_MAX_LOADED_MODELS"), wholeNumber(0)) || undefined,
+    maxWaiting: variable("OLLAMA_MAX_QUEUE", env("OLLAMA_MAX_QUEUE"), wholeNumber(0)),
+    maxSequences: variable("OLLAMA_NUM_PARALLEL", env("OLLAMA_NUM_PARALLEL"), wholeNumber(0, 4096)) || undefined,
+    ctx: variable("OLLAMA_CONTEXT_LENGTH", env("OLLAMA_CONTEXT_LENGTH"), wholeNumber(0)) || undefined,
+    kvDtype: variable("OLLAMA_KV_CACHE_TYPE", env("OLLAMA_KV_CACHE_TYPE"), kvType),
+  };
+}
+
+const given = <T extends object>(flags: T): Partial<T> =>
+  Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined)) as Partial<T>;
+
+async function serveModels(models: readonly string[], commandLine: ServeFlags): Promise<void> {
+  const flags: ServeFlags = { ...fromOllama(), ...given(commandLine) } as ServeFlags;
+  if (flags.id !== undefined && models.length !== 1)
+    throw new UsageError("--id names one model: give one MODEL with it");
+  const twice = models.find((name, index) => models.indexOf(name) !== index);
+  if (twice !== undefined) {
+    throw new UsageError(`${twice} was given twice: give it once (--id NAME, with one MODEL, is for another name)`);
+  }
   if (flags.logJson) await logAsJson();
   const { serve } = await import("../server/serve.js");
-  const { host, port, device, threads, ctx: contextLength, kvDtype, maxSequences, maxWaiting } = flags;
+  const { host, port, device, threads, ctx: contextLength, kvDtype, maxSequences, maxWaiting, maxLoaded } = flags;
   const fromEnvironment = env("MILLRACE_API_KEY");
   const apiKeys = [...(flags.apiKey ?? []), ...(fromEnvironment === undefined ? [] : [fromEnvironment])];
   const report = pullReport();
@@ -53,8 +106,10 @@ async function serveModels(models: readonly string[], flags: ServeFlags): Promis
   const controller = new AbortController();
   void stopping.then(() => controller.abort());
   const server = await serve({
-    models: names.map((model) => ({ model, ...(flags.id === undefined ? {} : { id: flags.id }) })),
-    ...{ host, port, apiKeys, device, threads, contextLength, kvDtype, maxSequences, maxWaiting },
+    models: models.map((model) => ({ model, ...(flags.id === undefined ? {} : { id: flags.id }) })),
+    ...{ host, port, apiKeys, device, threads, contextLength, kvDtype, maxSequences, maxWaiting, maxLoaded },
+    keepAliveMs: flags.keepAlive,
+    memoryBytes: flags.memory === undefined ? undefined : Math.floor(flags.memory * 1e9),
     report,
     signal: controller.signal,
   }).finally(() => report.stop());
@@ -63,7 +118,8 @@ async function serveModels(models: readonly string[], flags: ServeFlags): Promis
     for (const { id, contextLength, device: on } of server.models) {
       console.log(`${id}: ${on}, context for ${contextLength} tokens`);
     }
-    console.log(`Serving on ${server.url}/v1 (Ctrl-C ends it)`);
+    if (models.length === 0) console.log("Models are loaded when they are asked for (millrace list shows them).");
+    console.log(`Serving on ${server.url} (Ctrl-C ends it)`);
   }
   await stopping;
   process.stderr.write("Ending: open requests may finish; Ctrl-C again ends at once.\n");
@@ -72,10 +128,14 @@ async function serveModels(models: readonly string[], flags: ServeFlags): Promis
 
 export function command(): Command {
   const program = new Command("serve")
-    .description(`Serve models over HTTP as OpenAI's API does. Without a MODEL: ${defaultModel}.`)
+    .alias("start")
+    .description(
+      "Serve models over HTTP as OpenAI's and Ollama's APIs do. Without a MODEL all that are on this machine, each loaded " +
+        "when it is asked for and unloaded when it is not; a MODEL that is named is loaded at once and stays.",
+    )
     .argument("[models...]", modelArgument)
     .option("--host <address>", "address to listen on; any but loopback needs --api-key (default: 127.0.0.1)")
-    .option("--port <n>", "0: any free one (default: 8080)", wholeNumber(0, 65535))
+    .option("--port <n>", "0: any free one (default: 11434, as Ollama)", wholeNumber(0, 65535))
     .option(
       "--api-key <key>",
       "callers must give it as a bearer token (several may be given; also MILLRACE_API_KEY)",
@@ -84,6 +144,13 @@ export function command(): Command {
     .option("--id <name>", "what callers call the model (default: its own name)")
     .option("--max-sequences <n>", "answers that are generated at once (default: 16)", wholeNumber(1, 4096))
     .option("--max-waiting <n>", "answers that may wait; beyond that callers get a 429 (default: 256)", wholeNumber(0))
+    .option(
+      "--keep-alive <time>",
+      "how long a model stays that nobody asks: 5m, 1h, -1 for ever (default: 5m)",
+      duration,
+    )
+    .option("--max-loaded <n>", "most models that are loaded on demand at once (default: as fit)", wholeNumber(1))
+    .option("--memory <gigabytes>", "for all models together (default: nine tenths)", numberIn(0.01, 1e6))
     .option("--log-json", "log as JSON, one object a line; MILLRACE_LOG=info logs each request")
     .option("--json", "print {url, port, models} as one line of JSON when requests are taken");
   return addDeviceFlags(program)
@@ -91,11 +158,15 @@ export function command(): Command {
       "after",
       `
 Examples:
-  millrace serve                                   the default model on http://127.0.0.1:8080/v1
+  millrace serve                                   all models here, on http://127.0.0.1:11434
+  millrace serve smollm2                           this one alone, loaded at once
   millrace serve ./model.gguf --id my-model --port 9000
   MILLRACE_API_KEY=… millrace serve smollm2 --host 0.0.0.0
-  curl http://127.0.0.1:8080/v1/chat/completions -H 'content-type: application/json' \\
-       -d '{"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}]}'`,
+  curl http://127.0.0.1:11434/v1/chat/completions -H 'content-type: application/json' \\
+       -d '{"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}]}'
+
+OLLAMA_HOST, OLLAMA_KEEP_ALIVE, OLLAMA_MAX_LOADED_MODELS, OLLAMA_MAX_QUEUE, OLLAMA_NUM_PARALLEL, OLLAMA_CONTEXT_LENGTH
+and OLLAMA_KV_CACHE_TYPE count where a flag is not given.`,
     )
     .action(serveModels);
 }

@@ -1,5 +1,6 @@
-// Owns: what every backend checks of what it is handed: batches, and weights against a plan. Every Program calls checkBatch before it starts a step: a bug in the engine ends as
-// an InternalError that names the array, never as a read outside one.
+// Owns: what every backend checks of what it is handed: batches, pages, and weights against a plan. Every Program calls
+// checkBatch before it starts a step: a bug in the engine ends as an InternalError that names the array, never as a read
+// outside one.
 import { check, FormatError } from "../base/errors.js";
 import type { TensorInfo } from "../formats/checkpoint.js";
 import type { Plan } from "../plan/plan.js";
@@ -27,6 +28,16 @@ export function checkBatch(batch: Batch, limits: Limits, groups: readonly PageGr
   check(batch.pages.length === groups.length, `there are ${groups.length} page groups, not ${batch.pages.length}`);
   for (const [g, group] of groups.entries()) checkPages(batch, g, group, limits);
   checkUpdates(batch, limits);
+}
+
+/** What copyPages, readPages and writePages name; bytes: of all of them. */
+export function checkPageIds(groups: readonly PageGroup[], group: number, ids: Int32Array, bytes?: number): void {
+  const { numPages, pageBytes } = groups[group] ?? { numPages: 0, pageBytes: 0 };
+  for (const id of ids) check(id >= 0 && id < numPages, `group ${group} has no page ${id}`);
+  check(
+    bytes === undefined || bytes === ids.length * pageBytes,
+    `${ids.length} pages of group ${group} take ${pageBytes} bytes each`,
+  );
 }
 
 /** n + 1 ascending offsets into a list of this length. */

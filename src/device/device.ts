@@ -13,6 +13,8 @@ export interface DeviceInfo {
   readonly description: string;
   /** Free memory now, in bytes. */
   readonly memoryBytes: number;
+  /** That memory is the device's own, not the machine's. */
+  readonly ownMemory?: boolean;
   /** Tokens a page, preferred by the device's attention kernels. */
   readonly pageTokens: number;
   /** The same request gives the same bits whatever runs beside it (DESIGN section 4). */
@@ -103,6 +105,8 @@ export interface Program {
    * Step.result.
    */
   run(batch: Batch): Step;
+  /** Of limits.threads, how many may work from the next step on. Absent where a device has no threads to share. */
+  setThreads?(threads: number): void;
   copyPages(group: number, from: Int32Array, to: Int32Array): void;
   readPages(group: number, ids: Int32Array): Promise<Uint8Array>;
   writePages(group: number, ids: Int32Array, bytes: Uint8Array): void;

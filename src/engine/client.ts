@@ -22,6 +22,7 @@ export class EngineClient {
   private connection: Connection | undefined;
   private connecting: Promise<Connection> | undefined;
   private closed = false;
+  private threads: number | undefined;
 
   private constructor(private readonly options: ClientOptions) {}
 
@@ -73,6 +74,13 @@ export class EngineClient {
     return (await this.connected()).stats();
   }
 
+  /** Of the threads that it was loaded with, how many it may use from its next step on. */
+  grant(threads: number): void {
+    if (threads === this.threads) return;
+    this.threads = threads;
+    this.connection?.grant(threads);
+  }
+
   /** Open requests finish with "abort"; the host ends. */
   async close(): Promise<void> {
     this.closed = true;
@@ -107,6 +115,7 @@ export class EngineClient {
       signal?.removeEventListener("abort", cancel);
     }
     this.connection = connection;
+    if (this.threads !== undefined) connection.grant(this.threads);
     return connection;
   }
 }
@@ -164,9 +173,14 @@ class Connection {
     this.requests.delete(events.handle);
   }
 
+  grant(threads: number): void {
+    if (this.alive) this.post({ type: "grant", threads });
+  }
+
   stats(): Promise<EngineStats> {
     const ticket = ++this.tickets;
     return new Promise((resolve, reject) => {
+      if (!this.alive) return reject(new UserError("the engine has ended", { status: 503, code: "engine_died" }));
       this.waitingStats.set(ticket, { resolve, reject });
       this.post({ type: "stats", ticket });
     });

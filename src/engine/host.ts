@@ -26,22 +26,27 @@ export interface HostRuntime {
 export function runHost(port: Port, runtime: HostRuntime): Promise<void> {
   return new Promise((resolve) => {
     const host = new Host(port, runtime);
-    const end = () =>
-      host.close().finally(() => {
+    let ended = false;
+    const end = () => {
+      if (ended) return;
+      ended = true;
+      void host.close().finally(() => {
         port.close();
         resolve();
       });
+    };
     port.onMessage((message) => {
-      if ((message as ClientMessage).type === "close") void end();
+      if ((message as ClientMessage).type === "close") end();
       else host.receive(message as ClientMessage);
     });
-    port.onClose(() => void end());
+    port.onClose(end);
   });
 }
 
 class Host {
   private model: LoadedModel | undefined;
   private engine: Engine | undefined;
+  private loading: Promise<void> | undefined;
   private running: Promise<void> | undefined;
   private readonly outbox: Outbox;
 
@@ -55,7 +60,7 @@ class Host {
   receive(message: ClientMessage): void {
     switch (message.type) {
       case "load":
-        void this.load(message.spec);
+        this.loading = this.load(message.spec);
         return;
       case "submit":
         this.submit(message.handle, message.request);
@@ -66,12 +71,16 @@ class Host {
       case "stats":
         if (this.engine) this.post({ type: "stats", ticket: message.ticket, stats: this.engine.stats() });
         return;
+      case "grant":
+        this.model?.program.setThreads?.(message.threads);
+        return;
       case "close":
         return;
     }
   }
 
   async close(): Promise<void> {
+    await this.loading;
     this.engine?.close();
     await this.running;
     await this.model?.close();

@@ -230,9 +230,12 @@ export class Engine {
       refuse("max_tokens must be at least 1; 0 only where the prompt's logprobs are asked for");
     }
     const { vocabSize } = this.program;
-    const ids = [...promptIds, ...stopIds, ...sampling.logitBias.map(([id]) => id)];
-    const unknown = ids.find((id) => !(id >= 0 && id < vocabSize));
-    if (unknown !== undefined) refuse(`token ${unknown} is not in the vocabulary of ${vocabSize} tokens`);
+    const known = (id: number) => {
+      if (!(id >= 0 && id < vocabSize)) refuse(`token ${id} is not in the vocabulary of ${vocabSize} tokens`);
+    };
+    promptIds.forEach(known);
+    stopIds.forEach(known);
+    for (const [id] of sampling.logitBias) known(id);
     if (Math.max(request.logprobs ?? 0, request.promptLogprobs ?? 0) > vocabSize) refuse("more logprobs than tokens");
     const end = promptIds.length + maxTokens;
     const longest = Math.min(contextLength, ...this.holdings.groups.map((_, g) => this.holdings.capacity(g)));

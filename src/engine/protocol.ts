@@ -22,6 +22,8 @@ export type ClientMessage =
   | { readonly type: "submit"; readonly handle: number; readonly request: GenerateRequest }
   | { readonly type: "abort"; readonly handle: number; readonly index?: number }
   | { readonly type: "stats"; readonly ticket: number }
+  /** Threads that it may use from its next step on. */
+  | { readonly type: "grant"; readonly threads: number }
   | { readonly type: "close" };
 
 export type HandledEvent = readonly [handle: number, event: TokenEvent];

@@ -106,6 +106,8 @@ export interface ModelLimits {
   readonly vocabSize: number;
   readonly maxSequences: number;
   readonly device: string;
+  /** It takes the device's own memory, not the machine's. */
+  readonly ownMemory?: boolean;
   readonly memory: { readonly weights: number; readonly workspace: number; readonly cache: number };
 }
 

@@ -1,6 +1,7 @@
 // Owns: what any model file is once opened: named tensors, its configuration as the file gives it, and what its tokenizer
 // is made from. gguf.ts and safetensors.ts produce it; model/config.ts and text/ read it.
 import type { StorageType } from "../base/dtype.js";
+import type { GgufValue } from "./gguf-writer.js";
 
 export interface TensorInfo {
   readonly name: string;
@@ -41,7 +42,12 @@ export interface HuggingFaceFiles {
 }
 
 export type CheckpointMeta =
-  | { readonly kind: "gguf"; readonly values: ReadonlyMap<string, MetaValue> }
+  | {
+      readonly kind: "gguf";
+      readonly values: ReadonlyMap<string, MetaValue>;
+      /** The same for writing again. Valid until close(). */
+      readonly stored?: ReadonlyMap<string, GgufValue>;
+    }
   | { readonly kind: "huggingface"; readonly files: HuggingFaceFiles };
 
 export interface Checkpoint {

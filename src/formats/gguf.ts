@@ -10,6 +10,7 @@ import { FormatError } from "../base/errors.js";
 import type { MetaValue, TensorInfo } from "./checkpoint.js";
 import { Metadata, readValue } from "./gguf-metadata.js";
 import { Reader } from "./gguf-reader.js";
+import type { GgufValue } from "./gguf-writer.js";
 import { quote } from "./header.js";
 
 export interface GgufTensor extends TensorInfo {
@@ -24,6 +25,8 @@ export interface GgufHeader {
   readonly dataStart: number;
   /** Arrays of strings are decoded when first asked for: keep the bytes until then, or call forgetBytes(). */
   readonly values: ReadonlyMap<string, MetaValue>;
+  /** Each value as it stands in the file: for writing it again. Views of the bytes given. */
+  readonly stored: ReadonlyMap<string, GgufValue>;
   readonly tensors: readonly GgufTensor[];
   /** The bytes go away: asking for an array that was not decoded yet is an error from now on. */
   forgetBytes(): void;
@@ -75,6 +78,11 @@ const ggmlTypes: Readonly<Record<number, string>> = {
   41: "Q1_0",
 };
 
+/** ggml's number of a type. */
+export function ggmlType(type: StorageType): number {
+  return Number(Object.keys(ggmlTypes).find((number) => ggmlTypes[Number(number)] === type));
+}
+
 const maxDims = 4;
 /** Name of one byte with its length, dimensions, type, offset; key of one byte with its length, type, one byte. */
 const leastInfoBytes = 8 + 1 + 4 + 4 + 8;
@@ -87,17 +95,20 @@ export function parseGguf(bytes: Uint8Array, fileBytes: number = bytes.length): 
   const tensorCount = reader.count("tensors", leastInfoBytes);
   const valueCount = reader.count("metadata values", leastValueBytes);
   const values = new Metadata();
+  const stored = new Map<string, GgufValue>();
   for (let i = 0; i < valueCount; i++) {
     const key = reader.name("a metadata key");
     if (values.has(key)) throw new FormatError(`metadata key ${quote(key)} is there twice`);
+    const start = reader.at;
     values.set(key, readValue(reader, key));
+    stored.set(key, { type: "raw", bytes: bytes.subarray(start, reader.at) });
   }
   const alignment = readAlignment(values);
   const infos = readTensorInfos(reader, tensorCount);
   const dataStart = Math.ceil(reader.at / alignment) * alignment;
   const tensors = infos.map((info) => placeTensor(info, dataStart, alignment, fileBytes));
   refuseOverlaps(tensors);
-  return { version, alignment, dataStart, values, tensors, forgetBytes: () => values.forgetBytes() };
+  return { version, alignment, dataStart, values, stored, tensors, forgetBytes: () => values.forgetBytes() };
 }
 
 function readVersion(reader: Reader): 2 | 3 {

@@ -83,6 +83,25 @@ function openFile(path: string, options: OpenOptions): Checkpoint {
   return openGguf(path, options);
 }
 
+/** What a file is that does not begin as a GGUF does, for a message: seen at its first bytes. */
+function refuseOther(file: MappedFile): void {
+  const start = String.fromCharCode(...file.view(0, Math.min(file.size, 64)));
+  if (start.startsWith("GGUF") || start.length < 4) return;
+  const kind = beginnings.find(([beginning]) => beginning.test(start))?.[1];
+  throw new FormatError(
+    `${file.path} is no model file${kind === undefined ? "" : `: it is ${kind}`}; ` +
+      "a model is a .gguf file, or a folder with config.json and .safetensors files",
+  );
+}
+
+const beginnings: readonly (readonly [beginning: RegExp, kind: string])[] = [
+  [/^version https:\/\/git-lfs/, "the pointer that Git LFS puts in a file's place (git lfs pull fetches the file)"],
+  [/^\s*<(!doctype|html|\?xml)/i, "a web page: the download brought something else than the file"],
+  [/^PK|^\x80/, "in PyTorch's pickle format or a ZIP archive, which is never read"],
+  [/^(ggml|lmgg|fmgg|tjgg|ggjt|ggmf|algg)/, "in a format older than GGUF: convert the original model again"],
+  [/^.{8}\{"/s, "one safetensors file of a model: give the folder that also holds its config.json"],
+];
+
 function pickleError(path: string): FormatError {
   return new FormatError(
     `${path} is in PyTorch's pickle format, which can run code and is never read: use safetensors or GGUF`,
@@ -126,6 +145,7 @@ function parseHeader<H>(file: MappedFile, parse: (bytes: Uint8Array, fileBytes: 
 function openGguf(path: string, options: OpenOptions): Checkpoint {
   return withFiles((open) => {
     const first = open(path);
+    refuseOther(first);
     const firstHeader = parseHeader(first, parseGguf);
     const parts = splitParts(path, first, firstHeader, open);
     const located = new Map<string, Located>();
@@ -136,7 +156,7 @@ function openGguf(path: string, options: OpenOptions): Checkpoint {
         located.set(info.name, { info, file, offset });
       }
     }
-    const { values } = parts[0].header;
+    const { values, stored } = parts[0].header;
     const stated = values.get("split.tensors.count");
     if (parts.length > 1 && stated !== undefined && stated !== located.size) {
       throw new FormatError(
@@ -147,7 +167,7 @@ function openGguf(path: string, options: OpenOptions): Checkpoint {
       for (const { header } of parts) header.forgetBytes();
     };
     const files = parts.map(({ file }) => file);
-    return new FileCheckpoint({ kind: "gguf", values }, ggufLabel(basename(path)), files, located, forget);
+    return new FileCheckpoint({ kind: "gguf", values, stored }, ggufLabel(basename(path)), files, located, forget);
   }, options);
 }
 

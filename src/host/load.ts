@@ -7,15 +7,14 @@ import { UserError } from "../base/errors.js";
 import type { Device, KvDType, Limits, MemoryReport } from "../device/device.js";
 import { openDevice } from "../device/open.js";
 import type { LoadedModel } from "../engine/host.js";
-import { openCheckpoint } from "../formats/open.js";
+import type { Checkpoint } from "../formats/checkpoint.js";
 import { modelConfig } from "../model/config.js";
 import { decoderPlan } from "../model/decoder.js";
 import { fuse } from "../plan/passes/fuse.js";
 import type { Plan } from "../plan/plan.js";
+import { type CheckpointSpec, openSpec } from "./checkpoint.js";
 
-export interface LoadSpec {
-  /** A .gguf file or a Hugging Face folder. */
-  readonly path: string;
+export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
   readonly device?: string;
   /** Default: one a physical core. */
@@ -32,6 +31,8 @@ export interface LoadSpec {
   /** Of the memory that is free after weights and workspace, what the KV pool may take; default a quarter, and up to three
    *  quarters where a contextLength that was asked for needs them. */
   readonly cacheShare?: number;
+  /** Of the machine's memory, the most that it may take; for a device with its own it means nothing. */
+  readonly memoryBytes?: number;
 }
 
 // The pool has pages for one sequence of the whole context, or for maxSequences of `usualTokens`, whichever is more: a
@@ -52,9 +53,9 @@ export interface ModelPlan {
 
 /** What loading would take, before anything is allocated. Throws UserError where it cannot fit, with the numbers. */
 export function planModel(
-  checkpoint: Awaited<ReturnType<typeof openCheckpoint>>,
+  checkpoint: Checkpoint,
   device: Device,
-  spec: Omit<LoadSpec, "path" | "device">,
+  spec: Omit<LoadSpec, keyof CheckpointSpec | "device">,
 ): ModelPlan {
   const config = modelConfig(checkpoint);
   const plan = fuse(decoderPlan(config, checkpoint.tensors), device.info.ops);
@@ -67,7 +68,8 @@ export function planModel(
   }
   const contextLength = asked ?? config.contextLength;
   const maxSequences = spec.maxSequences ?? 16;
-  const free = device.info.memoryBytes;
+  const { memoryBytes, ownMemory } = device.info;
+  const free = ownMemory ? memoryBytes : Math.min(memoryBytes, Math.max(0, spec.memoryBytes ?? memoryBytes));
   const limits: Limits = {
     maxTokens,
     maxRows: Math.max(64, maxSequences),
@@ -107,7 +109,7 @@ export async function loadModel(
   spec: LoadSpec,
   onProgress: (done: number, total: number) => void,
 ): Promise<LoadedModel> {
-  const checkpoint = await openCheckpoint(spec.path);
+  const checkpoint = await openSpec(spec);
   try {
     const device = await openDevice(spec.device);
     const { plan, limits, trainedContextLength } = planModel(checkpoint, device, spec);
@@ -122,6 +124,7 @@ export async function loadModel(
         vocabSize: program.vocabSize,
         maxSequences: limits.maxSequences,
         device: device.info.description,
+        ownMemory: device.info.ownMemory ?? false,
         memory: { weights, workspace, cache },
       },
       close: async () => {

@@ -1,11 +1,11 @@
 // Owns: from a model file to a session on a running engine: the engine loads in its own thread or process while this one
-// builds the tokenizer; neither waits for the other. What index.ts and server/ open models with.
+// reads the text side's modules and builds the tokenizer; neither waits for the other, so the engine starts first. What
+// index.ts, cli/ and server/ open models with.
 import { EngineClient } from "../engine/client.js";
 import type { Port } from "../engine/protocol.js";
-import { openCheckpoint } from "../formats/open.js";
-import { configuredEndIds, type SamplingDefaults, samplingDefaults } from "../session/defaults.js";
-import { Session } from "../session/session.js";
-import { loadText } from "../session/text.js";
+import type { SamplingDefaults } from "../session/defaults.js";
+import type { Session } from "../session/session.js";
+import { type CheckpointSpec, openSpec } from "./checkpoint.js";
 import type { LoadSpec } from "./load.js";
 
 export interface SessionOptions {
@@ -26,25 +26,33 @@ export interface OpenedSession {
   readonly fileBytes: number;
 }
 
-/** Throws UserError or FormatError for what cannot be loaded; nothing is left running then. */
+/** Throws UserError for what cannot be loaded; nothing is left running then. */
 export async function openSession({ spec, carrier, onProgress, signal }: SessionOptions): Promise<OpenedSession> {
-  // Refused here before a thread or process is started for it.
-  const checkpoint = await openCheckpoint(spec.path);
   const loading = EngineClient.open({ carrier, spec, onProgress, signal });
-  // Reported below, after the text side has had its say.
+  // Its failure is the one to report, whatever happens to the text side meanwhile.
   loading.catch(() => {});
+  try {
+    const { Session, text, endIds, ...about } = await openText(spec);
+    const engine = await loading;
+    return { ...about, engine, session: new Session(engine, text, endIds) };
+  } catch (error) {
+    const engine = await loading;
+    await engine.close();
+    throw error;
+  }
+}
+
+async function openText(spec: CheckpointSpec) {
+  const [checkpoint, { loadText }, { configuredEndIds, samplingDefaults }, { Session }] = await Promise.all([
+    openSpec(spec),
+    import("../session/text.js"),
+    import("../session/defaults.js"),
+    import("../session/session.js"),
+  ]);
   try {
     const { meta, label, fileBytes } = checkpoint;
     const text = loadText(meta);
-    const engine = await loading;
-    const session = new Session(engine, text, configuredEndIds(meta));
-    return { session, engine, sampling: samplingDefaults(meta), label, fileBytes };
-  } catch (error) {
-    await loading.then(
-      (engine) => engine.close(),
-      () => {},
-    );
-    throw error;
+    return { Session, text, label, fileBytes, endIds: configuredEndIds(meta), sampling: samplingDefaults(meta) };
   } finally {
     checkpoint.close();
   }

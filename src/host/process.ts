@@ -25,9 +25,9 @@ export function processCarrier(onStart?: (pid: number) => void): Port {
         if (reason !== undefined && !child.connected) listener(reason);
       };
       child.once("disconnect", tell);
-      child.once("error", (error) => {
-        reason = `its process could not run: ${error.message}`;
-        tell();
+      // Also said of a message or a signal that could not be sent: then the exit follows.
+      child.on("error", (error) => {
+        if (child.pid === undefined) listener(`its process could not be started: ${error.message}`);
       });
       child.once("exit", (code, signal) => {
         reason = signal ? `its process was killed by ${signal}` : `its process ended with code ${code}`;

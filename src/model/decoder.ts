@@ -1,6 +1,5 @@
 // Owns: the forward pass of a decoder: one function, top to bottom. Names are Hugging Face's; shapes stand where they
 // change. A family differs by its row in families.ts.
-import type { TensorInfo } from "../formats/checkpoint.js";
 import { PlanBuilder } from "../plan/build.js";
 import {
   add,
@@ -19,10 +18,10 @@ import {
 } from "../plan/ops/index.js";
 import type { Plan, Tensor } from "../plan/plan.js";
 import type { ExpertsConfig, ModelConfig } from "./config.js";
-import { Weights } from "./weights.js";
+import { type TensorLookup, Weights } from "./weights.js";
 
 /** tensors: of the checkpoint that the config was read from. Throws FormatError for missing, misshapen and unused ones. */
-export function decoderPlan(config: ModelConfig, tensors: ReadonlyMap<string, TensorInfo>): Plan {
+export function decoderPlan(config: ModelConfig, tensors: TensorLookup): Plan {
   const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim, normEps: eps, biases, family } = config;
   const b = new PlanBuilder(config.vocabSize);
   const w = new Weights(b, tensors, config);

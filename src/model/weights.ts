@@ -41,13 +41,19 @@ const ggufNamesPostNorms: Readonly<Record<string, string>> = {
 /** Tensors that checkpoints carry and no forward pass reads: tables that are computed, an output matrix that is tied. */
 const knownUnused = [/\.rotary_emb\.inv_freq$/, /\.attn_rot_embd$/, /\.attn\.(masked_)?bias$/];
 
+/** A checkpoint's tensors, or whatever answers for one of this name and shape (random.ts). */
+export interface TensorLookup {
+  get(name: string, shape: readonly number[]): TensorInfo | undefined;
+  keys(): Iterable<string>;
+}
+
 export class Weights {
   private readonly used = new Set<string>();
   private readonly gguf: Readonly<Record<string, string>>;
 
   constructor(
     private readonly builder: PlanBuilder,
-    private readonly tensors: ReadonlyMap<string, TensorInfo>,
+    private readonly tensors: TensorLookup,
     private readonly config: ModelConfig,
   ) {
     this.gguf = config.family.postNorms ? ggufNamesPostNorms : ggufNames;
@@ -117,7 +123,7 @@ export class Weights {
 
   /** The whole of the checkpoint's tensor, which must have this shape. */
   private piece(name: string, shape: readonly number[]): WeightPiece {
-    const info = this.tensors.get(name);
+    const info = this.tensors.get(name, shape);
     if (!info) throw new FormatError(`the file has no tensor ${name}`);
     if (info.shape.length !== shape.length || info.shape.some((length, i) => length !== shape[i])) {
       throw new FormatError(

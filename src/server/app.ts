@@ -1,11 +1,11 @@
-// Owns: a server around models that are already loaded: the routes, the socket, and an orderly end. serve.ts loads models
-// for it; tests give it their own.
+// Owns: a server around models: the routes, the socket, and an orderly end. serve.ts says which models there are and loads
+// them; tests give it their own.
 import type { AddressInfo } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
 import { checkBinding } from "./auth.js";
 import { createHttp } from "./http.js";
-import { type ServedModel, ServedModels } from "./models.js";
+import type { ServedModels } from "./models.js";
 import { openaiRoutes } from "./openai.js";
 
 export interface ListenOptions {
@@ -27,7 +27,7 @@ export interface ListenOptions {
 
 export const listenDefaults = {
   host: "127.0.0.1",
-  port: 8080,
+  port: 11434,
   apiKeys: [],
   maxBodyBytes: 8 << 20,
   keepAliveMs: 10_000,
@@ -36,17 +36,16 @@ export const listenDefaults = {
 } as const satisfies Required<ListenOptions>;
 
 export interface RunningServer {
-  /** "http://127.0.0.1:8080" */
+  /** "http://127.0.0.1:11434" */
   readonly url: string;
   readonly port: number;
   /** Takes no new requests, lets open ones end for drainMs, then ends them with an error. */
   close(): Promise<void>;
 }
 
-export async function listen(served: readonly ServedModel[], options: ListenOptions = {}): Promise<RunningServer> {
+export async function listen(models: ServedModels, options: ListenOptions = {}): Promise<RunningServer> {
   const settings = { ...listenDefaults, ...withoutUndefined(options) };
   checkBinding(settings.host, settings.apiKeys);
-  const models = new ServedModels(served);
   const app = createHttp(settings);
   const draining = new AbortController();
   const closing = new AbortController();
@@ -70,7 +69,7 @@ export async function listen(served: readonly ServedModel[], options: ListenOpti
 
 async function close(app: FastifyInstance, draining: AbortController, closing: AbortController, drainMs: number) {
   draining.abort();
-  const deadline = setTimeout(() => closing.abort(), drainMs);
+  const deadline = setTimeout(() => closing.abort(shuttingDown()), drainMs);
   // A connection that was busy when the server closed is idle once its answer has ended.
   const sweep = setInterval(() => app.server.closeIdleConnections(), 50);
   await app.close();
@@ -82,14 +81,21 @@ function refuseWhileDraining(app: FastifyInstance, draining: AbortSignal): void 
   app.addHook("onRequest", async (_request, reply) => {
     if (!draining.aborted) return;
     reply.header("connection", "close");
-    throw new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
+    throw shuttingDown();
   });
 }
+
+const shuttingDown = () =>
+  new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
 
 function healthRoute(app: FastifyInstance, models: ServedModels): void {
   app.get("/health", async () => ({
     status: "ok",
-    models: models.all.map(({ id, queue }) => ({ id, running: queue.running, waiting: queue.waiting })),
+    models: models.loaded.map(({ served: { id, queue } }) => ({
+      id,
+      running: queue.running,
+      waiting: queue.waiting,
+    })),
   }));
 }
 

@@ -1,10 +1,11 @@
 // Owns: the OpenAI routes and what they share. Schemas, jobs and shapes are in openai/.
-import type { FastifyInstance } from "fastify";
-import type { ServedModel, ServedModels } from "./models.js";
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import type { Servable, ServedModels } from "./models.js";
 import { chatCompletion } from "./openai/chat.js";
 import { completion } from "./openai/completions.js";
+import type { Exchange } from "./openai/respond.js";
 import { ChatBody, type ChatRequest, CompletionBody, type CompletionRequest } from "./openai/schema.js";
-import type { StreamTimes } from "./stream.js";
+import { clientSignal, type StreamTimes } from "./stream.js";
 
 export function openaiRoutes(
   app: FastifyInstance,
@@ -12,25 +13,38 @@ export function openaiRoutes(
   times: StreamTimes,
   closing: AbortSignal,
 ): void {
-  app.post<{ Body: ChatRequest }>("/v1/chat/completions", { schema: { body: ChatBody } }, async (request, reply) => {
-    const model = models.get(request.body.model);
-    await chatCompletion({ request, reply, model, times, closing }, request.body);
+  /** The model is loaded where it is not, and stays until the answer has ended. */
+  const answering = async <Body extends { model: string }>(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    answer: (exchange: Exchange, body: Body) => Promise<void>,
+  ) => {
+    const body = request.body as Body;
+    const lease = await models.acquire(body.model, {
+      signal: AbortSignal.any([clientSignal(request, reply), closing]),
+    });
+    try {
+      await answer({ request, reply, model: lease.model, times, closing }, body);
+    } finally {
+      lease.release();
+    }
     return reply;
-  });
-  app.post<{ Body: CompletionRequest }>(
-    "/v1/completions",
-    { schema: { body: CompletionBody } },
-    async (request, reply) => {
-      const model = models.get(request.body.model);
-      await completion({ request, reply, model, times, closing }, request.body);
-      return reply;
-    },
+  };
+  app.post("/v1/chat/completions", { schema: { body: ChatBody } }, (request, reply) =>
+    answering<ChatRequest>(request, reply, chatCompletion),
   );
-  app.get("/v1/models", async () => ({ object: "list", data: models.all.map(modelCard) }));
+  app.post("/v1/completions", { schema: { body: CompletionBody } }, (request, reply) =>
+    answering<CompletionRequest>(request, reply, completion),
+  );
+  app.get("/v1/models", async () => ({ object: "list", data: models.all.map((model) => modelCard(models, model)) }));
   // An id may contain slashes (hf:owner/repo).
-  app.get<{ Params: { "*": string } }>("/v1/models/*", async (request) => modelCard(models.get(request.params["*"])));
+  app.get<{ Params: { "*": string } }>("/v1/models/*", async (request) =>
+    modelCard(models, models.find(request.params["*"])),
+  );
 }
 
-function modelCard({ id, created, session }: ServedModel): object {
-  return { id, object: "model", created, owned_by: "millrace", max_model_len: session.limits.contextLength };
+function modelCard(models: ServedModels, { id, created }: Servable): object {
+  const served = models.loaded.find(({ model }) => model.id === id)?.served;
+  const card = { id, object: "model", created: served?.created ?? created, owned_by: "millrace" };
+  return served === undefined ? card : { ...card, max_model_len: served.session.limits.contextLength };
 }

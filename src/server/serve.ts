@@ -1,15 +1,13 @@
-// Owns: `millrace serve` as a function: models by name → loaded, each in a process of its own → a server around them. A
-// crash in native code ends one model's open requests; its process starts again with the next one.
+// Owns: `millrace serve` as a function: models by name → a server that has them. Without names it serves the store's models
+// as they are asked for; named ones are loaded at once and stay.
+import { totalmem } from "node:os";
 import { UserError } from "../base/errors.js";
-import type { EngineClient } from "../engine/client.js";
-import type { LoadSpec } from "../host/load.js";
-import { openSession } from "../host/open.js";
-import { processCarrier } from "../host/process.js";
+import { physicalCores } from "../host/load.js";
 import { type PullReport, Store } from "../store/store.js";
 import { type ListenOptions, listen, type RunningServer } from "./app.js";
 import { checkBinding } from "./auth.js";
-import { QueueLimit } from "./limits.js";
-import { fingerprint, type ServedModel } from "./models.js";
+import { type ModelSource, ServedModels } from "./models.js";
+import { type LoadSettings, type LocalModel, NamedModels, StoredModels } from "./source.js";
 
 export interface ServeModel {
   /** A catalogue name, a path, or hf:owner/repo[/file]. */
@@ -18,83 +16,75 @@ export interface ServeModel {
   readonly id?: string;
 }
 
-export interface ServeOptions extends ListenOptions {
+export interface ServeOptions extends ListenOptions, LoadSettings {
+  /** Loaded at once and kept, and the only ones; none: those of the store, as they are asked for. */
   readonly models: readonly ServeModel[];
-  /** These five hold for each of the models; defaults as LoadSpec has them. */
-  readonly device?: string;
+  /** Of the machine, for all models together; by default one a physical core. */
   readonly threads?: number;
-  readonly contextLength?: number;
-  readonly kvDtype?: LoadSpec["kvDtype"];
-  readonly maxSequences?: number;
-  /** Choices that may wait for one model beyond those that run; more are a 429. Default 256. */
-  readonly maxWaiting?: number;
+  /** For all models together; by default nine tenths of the machine's memory. */
+  readonly memoryBytes?: number;
+  /** Of those that are loaded on demand, how many at once; by default as many as fit. */
+  readonly maxLoaded?: number;
+  /** Requests that may wait for a model to be loaded; more are a 503. Default 512. */
+  readonly maxQueued?: number;
+  /** How long a model stays that nobody asks anything; default 5 minutes. Infinity: for ever. */
+  readonly keepAliveMs?: number;
   /** Hears of downloads. */
   readonly report?: PullReport;
-  readonly onLoadProgress?: (model: string, done: number, total: number) => void;
-  /** Called with the id of a model's engine process each time that one starts. */
-  readonly onEngineStart?: (model: string, pid: number) => void;
   /** Gives up starting. */
   readonly signal?: AbortSignal;
 }
 
 export interface ModelServer extends RunningServer {
-  /** Of the models, in order: what clients call them, and what they can do. */
+  /** Of the loaded models, in order: what clients call them, and what they can do. */
   readonly models: readonly { readonly id: string; readonly contextLength: number; readonly device: string }[];
-}
-
-interface Loaded {
-  readonly served: ServedModel;
-  readonly engine: EngineClient;
 }
 
 /** Resolves once the server takes requests. Throws UserError where a model cannot be loaded or the address be used. */
 export async function serve(options: ServeOptions): Promise<ModelServer> {
-  if (options.models.length === 0) throw new UserError("There is no model to serve; name at least one.");
   // Said before minutes of loading, not after.
   checkBinding(options.host ?? "127.0.0.1", options.apiKeys ?? []);
-  const loaded: Loaded[] = [];
+  const named = await namedModels(options);
+  const source: ModelSource<LocalModel> =
+    named.length > 0 ? new NamedModels(named, options) : new StoredModels(new Store(), options);
+  const models = new ServedModels(source, {
+    memoryBytes: options.memoryBytes ?? Math.floor(machineMemory() * 0.9),
+    threads: options.threads ?? physicalCores(),
+    maxLoaded: options.maxLoaded ?? Number.POSITIVE_INFINITY,
+    maxQueued: options.maxQueued ?? 512,
+    keepAliveMs: options.keepAliveMs ?? 5 * 60_000,
+  });
   try {
-    for (const model of options.models) loaded.push(await load(model, options));
-    const server = await listen(
-      loaded.map(({ served }) => served),
-      options,
-    );
-    const models = loaded.map(({ served }) => ({
-      id: served.id,
-      contextLength: served.session.limits.contextLength,
-      device: served.session.limits.device,
+    for (const { id } of named) (await models.acquire(id, { signal: options.signal })).release();
+    const server = await listen(models, options);
+    const about = models.loaded.map(({ served: { id, session } }) => ({
+      id,
+      contextLength: session.limits.contextLength,
+      device: session.limits.device,
     }));
     const close = async () => {
       await server.close();
-      await closeAll(loaded);
+      await models.close();
     };
-    return { url: server.url, port: server.port, models, close };
+    return { url: server.url, port: server.port, models: about, close };
   } catch (error) {
-    await closeAll(loaded);
+    await models.close();
     throw error;
   }
 }
 
-async function load({ model, id }: ServeModel, options: ServeOptions): Promise<Loaded> {
-  const { device, threads, contextLength, kvDtype, maxSequences, signal, report } = options;
-  const { name, path } = await new Store().resolve(model, { signal, report });
-  const servedId = id ?? name;
-  const { session, engine, label, fileBytes } = await openSession({
-    spec: { path, device, threads, contextLength, kvDtype, maxSequences },
-    carrier: () => processCarrier((pid) => options.onEngineStart?.(servedId, pid)),
-    onProgress: (done, total) => options.onLoadProgress?.(servedId, done, total),
-    signal,
-  });
-  const served = {
-    id: servedId,
-    created: Math.floor(Date.now() / 1000),
-    session,
-    queue: new QueueLimit(session.limits.maxSequences, options.maxWaiting ?? 256),
-    fingerprint: fingerprint(label, fileBytes, session.limits.device, kvDtype ?? "default"),
-  };
-  return { served, engine };
+async function namedModels({ models, report, signal }: ServeOptions): Promise<LocalModel[]> {
+  const named: LocalModel[] = [];
+  for (const { model, id } of models) {
+    const { name, path } = await new Store().resolve(model, { signal, report });
+    named.push({ id: id ?? name, path, created: Math.floor(Date.now() / 1000), pinned: true });
+  }
+  if (new Set(named.map(({ id }) => id)).size !== named.length)
+    throw new UserError("Two models were given the same id; ids must differ.");
+  return named;
 }
 
-async function closeAll(loaded: readonly Loaded[]): Promise<void> {
-  await Promise.all(loaded.map(({ engine }) => engine.close()));
+function machineMemory(): number {
+  const bound = process.constrainedMemory?.() ?? 0;
+  return bound > 0 ? Math.min(bound, totalmem()) : totalmem();
 }

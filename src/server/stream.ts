@@ -15,7 +15,7 @@ export interface StreamTimes {
 export function clientSignal(request: FastifyRequest, reply: FastifyReply): AbortSignal {
   const controller = new AbortController();
   const gone = () => {
-    if (!reply.raw.writableFinished) controller.abort();
+    if (!reply.raw.writableFinished) controller.abort(new ClientGone());
   };
   reply.raw.once("close", gone);
   if (request.socket.destroyed) gone();

@@ -1,10 +1,12 @@
 // Owns: a stream of deltas gathered into one whole answer, for callers that do not stream.
 import type { FinishReason, Timings, TokenLogprobs } from "../engine/types.js";
-import type { Delta, DeltaToken } from "./types.js";
+import type { Delta, DeltaToken, ToolCall } from "./types.js";
 
 export interface Choice {
   readonly index: number;
   readonly text: string;
+  readonly reasoning: string;
+  readonly toolCalls: readonly ToolCall[];
   /** Those whose text is in the answer. */
   readonly tokens: readonly DeltaToken[];
   /** The others: see Delta. */
@@ -25,7 +27,7 @@ export interface Answer {
 
 export async function collect(deltas: AsyncIterable<Delta>): Promise<Answer> {
   let start: (Delta & { type: "start" }) | undefined;
-  const open = new Map<number, { text: string; tokens: DeltaToken[] }>();
+  const open = new Map<number, Gathered>();
   const choices: Choice[] = [];
   for await (const delta of deltas) {
     if (delta.type === "start") {
@@ -33,15 +35,12 @@ export async function collect(deltas: AsyncIterable<Delta>): Promise<Answer> {
       continue;
     }
     const { index } = delta;
-    const gathered = open.get(index) ?? { text: "", tokens: [] };
+    const gathered = open.get(index) ?? { text: "", reasoning: "", toolCalls: [], tokens: [] };
     open.set(index, gathered);
-    if (delta.type === "content") {
-      gathered.text += delta.text;
-      gathered.tokens.push(...delta.tokens);
-    } else {
+    if (delta.type === "finish") {
       const { reason, stop, error, timings, tokens } = delta;
       choices.push({ index, ...gathered, silentTokens: tokens, reason, stop, error, timings });
-    }
+    } else gather(gathered, delta);
   }
   choices.sort((a, b) => a.index - b.index);
   return {
@@ -50,4 +49,24 @@ export async function collect(deltas: AsyncIterable<Delta>): Promise<Answer> {
     promptLogprobs: start?.promptLogprobs,
     choices,
   };
+}
+
+/** One choice, as far as it has come. */
+export interface Gathered {
+  text: string;
+  reasoning: string;
+  toolCalls: ToolCall[];
+  tokens: DeltaToken[];
+}
+
+/** Adds what a delta brings. */
+export function gather(gathered: Gathered, delta: Exclude<Delta, { type: "start" | "finish" }>): void {
+  gathered.tokens.push(...delta.tokens);
+  if (delta.type === "content") gathered.text += delta.text;
+  else if (delta.type === "reasoning") gathered.reasoning += delta.text;
+  else {
+    const { call, id, name } = delta;
+    const before = gathered.toolCalls[call] ?? { id, name: name ?? "", arguments: "" };
+    gathered.toolCalls[call] = { ...before, arguments: before.arguments + delta.arguments };
+  }
 }

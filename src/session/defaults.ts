@@ -2,6 +2,7 @@
 // say: its own settings, where the file has them (generation_config.json, or GGUF's general.sampling.*), else fixed values;
 // the library and the command use these, OpenAI's routes do not (temperature 1 there). And its end tokens by number.
 
+import { log } from "../base/log.js";
 import type { SamplingParams } from "../engine/types.js";
 import type { CheckpointMeta } from "../formats/checkpoint.js";
 import { plainSampling } from "./sampling.js";
@@ -20,8 +21,9 @@ export const fallbackSampling: SamplingDefaults = {
 type Name = "temperature" | "topK" | "topP" | "minP" | "repetitionPenalty";
 
 const names: Record<Name, { huggingFace: string; gguf: string; valid: (value: number) => boolean }> = {
-  temperature: { huggingFace: "temperature", gguf: "general.sampling.temp", valid: (t) => t >= 0 },
-  topK: { huggingFace: "top_k", gguf: "general.sampling.top_k", valid: (k) => Number.isInteger(k) && k >= 0 },
+  temperature: { huggingFace: "temperature", gguf: "general.sampling.temp", valid: (t) => t >= 0 && t < 1e6 },
+  // −1 is how some files say that there is no limit.
+  topK: { huggingFace: "top_k", gguf: "general.sampling.top_k", valid: (k) => Number.isInteger(k) && k >= -1 },
   topP: { huggingFace: "top_p", gguf: "general.sampling.top_p", valid: (p) => p > 0 && p <= 1 },
   minP: { huggingFace: "min_p", gguf: "general.sampling.min_p", valid: (p) => p >= 0 && p <= 1 },
   repetitionPenalty: {
@@ -38,7 +40,12 @@ export function samplingDefaults(meta: CheckpointMeta): SamplingDefaults {
   const found: Partial<Record<Name, number>> = {};
   for (const [name, { huggingFace, gguf, valid }] of Object.entries(names) as [Name, (typeof names)[Name]][]) {
     const value = meta.kind === "gguf" ? meta.values.get(gguf) : config[huggingFace];
-    if (typeof value === "number" && valid(value)) found[name] = value;
+    if (value === undefined || value === null) continue;
+    if (typeof value === "number" && valid(value)) found[name] = Math.max(value, 0);
+    else
+      log.warn(`the model's own ${meta.kind === "gguf" ? gguf : huggingFace} is no value for it: it is left out`, {
+        value: String(value),
+      });
   }
   return Object.keys(found).length === 0 ? fallbackSampling : { ...plainSampling, ...found };
 }

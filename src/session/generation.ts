@@ -1,23 +1,36 @@
 // Owns: one generation as a library caller holds it: an async iterable of parts, or the whole at once. It starts when it is
 // first read, and is read once.
 import type { FinishReason, Timings } from "../engine/types.js";
-import type { Delta, DeltaToken } from "./types.js";
+import { type Gathered, gather } from "./collect.js";
+import type { Delta, DeltaToken, ToolCall } from "./types.js";
 
 /** What has come since the last part. */
 export interface Part {
   /** Which of `n` choices this continues; 0 unless more were asked for. */
   readonly index: number;
-  /** Whole characters only. Never a part of a stop string. May be "" where tokens have no text. */
+  /** Of the answer. Whole characters only. Never a part of a stop string. "" where tokens have no text, or are others'. */
   readonly text: string;
+  /** Of the reasoning before the answer. */
+  readonly reasoning?: string;
+  /** A piece of a tool's call: its name with the first, then the arguments' JSON text. */
+  readonly toolCall?: {
+    readonly call: number;
+    readonly id: string;
+    readonly name?: string;
+    readonly arguments: string;
+  };
   readonly tokens: readonly DeltaToken[];
 }
 
 /** One finished choice. */
 export interface Completion {
   readonly text: string;
+  /** "" where the model does not reason, or its reasoning is part of the text. */
+  readonly reasoning: string;
+  readonly toolCalls: readonly ToolCall[];
   /** All tokens drawn, the one that ended it included. */
   readonly tokens: readonly DeltaToken[];
-  /** stop: an end token or a stop string; length: maxTokens or the context; abort: it was aborted. */
+  /** stop: an end token or a stop string; tool_calls: calls; length: maxTokens or the context; abort: it was aborted. */
   readonly finishReason: FinishReason;
   /** The stop string or token id that ended it. */
   readonly stop?: string | number;
@@ -44,11 +57,11 @@ export class GenerationError extends Error {
   }
 }
 
-interface Gathered {
-  text: string;
-  tokens: DeltaToken[];
+interface Gathering extends Gathered {
   end?: Delta & { type: "finish" };
 }
+
+const nothing = (): Gathering => ({ text: "", reasoning: "", toolCalls: [], tokens: [] });
 
 /**
  * ```ts
@@ -63,7 +76,7 @@ export class Generation implements AsyncIterable<Part> {
   private iterated = false;
   private promptTokens = 0;
   private cachedTokens = 0;
-  private readonly gathered = new Map<number, Gathered>([[0, { text: "", tokens: [] }]]);
+  private readonly gathered = new Map<number, Gathering>([[0, nothing()]]);
 
   /** @param signal the caller's: when it aborts, reading throws its reason */
   constructor(
@@ -105,15 +118,14 @@ export class Generation implements AsyncIterable<Part> {
         this.cachedTokens = delta.cachedTokens;
         continue;
       }
-      const gathered = this.gathered.get(delta.index) ?? { text: "", tokens: [] };
+      const gathered = this.gathered.get(delta.index) ?? nothing();
       this.gathered.set(delta.index, gathered);
-      gathered.tokens.push(...delta.tokens);
-      if (delta.type === "content") {
-        const { index, text, tokens } = delta;
-        gathered.text += text;
-        yield { index, text, tokens };
+      if (delta.type !== "finish") {
+        gather(gathered, delta);
+        yield part(delta);
         continue;
       }
+      gathered.tokens.push(...delta.tokens);
       if (delta.reason === "error") {
         throw new GenerationError(delta.error?.message ?? "the engine failed", delta.error?.code ?? "engine_error");
       }
@@ -123,11 +135,21 @@ export class Generation implements AsyncIterable<Part> {
   }
 }
 
+function part(delta: Exclude<Delta, { type: "start" | "finish" }>): Part {
+  const { index, tokens } = delta;
+  if (delta.type === "content") return { index, text: delta.text, tokens };
+  if (delta.type === "reasoning") return { index, text: "", reasoning: delta.text, tokens };
+  const { call, id, name } = delta;
+  return { index, text: "", toolCall: { call, id, name, arguments: delta.arguments }, tokens };
+}
+
 /** A caller that left the loop early has choices without an end: they were aborted. */
-function completion({ text, tokens, end }: Gathered): Completion {
+function completion({ text, reasoning, toolCalls, tokens, end }: Gathering): Completion {
   const none = { queueMs: 0, promptMs: 0, generationMs: 0, promptTokens: 0, cachedTokens: 0 };
   return {
     text,
+    reasoning,
+    toolCalls,
     tokens,
     finishReason: end?.reason ?? "abort",
     stop: end?.stop,

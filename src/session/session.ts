@@ -37,6 +37,7 @@ export class Session {
 
   /** Throws UserError where the job cannot be done. Nothing has begun when it returns. */
   prepare(job: ChatJob): Prepared {
+    refuseUnsupported(job);
     const promptIds = this.promptIds(job);
     const { vocabSize } = this.limits;
     checkIds("prompt", promptIds, vocabSize);
@@ -148,7 +149,7 @@ export class Session {
     if (ids.length === 0) {
       throw new UserError("The prompt is empty, and this model has no token to begin from; give at least one token.", {
         code: "empty_prompt",
-        param: job.messages === undefined ? "prompt" : "messages",
+        param: promptParam(job),
       });
     }
     return ids;
@@ -183,7 +184,8 @@ export class Session {
       job.maxTokens === undefined
         ? `the prompt has ${promptTokens} tokens, which leaves no room for an answer`
         : `${promptTokens + wanted} tokens were asked for: ${promptTokens} of the prompt and ${wanted} to generate`;
-    throw contextExceeded(contextLength, asks, job);
+    const param = promptTokens < contextLength ? "max_tokens" : promptParam(job);
+    throw contextExceeded(contextLength, asks, param);
   }
 
   /** Megabytes of text are refused before they are tokenized, which would keep everybody waiting for seconds. */
@@ -194,7 +196,8 @@ export class Session {
       : (job.prompt?.length ?? 0);
     if (length <= contextLength * commonTokenLength) return;
     const atLeast = Math.ceil(length / this.longestToken());
-    if (atLeast > contextLength) throw contextExceeded(contextLength, `the prompt has at least ${atLeast} tokens`, job);
+    if (atLeast > contextLength)
+      throw contextExceeded(contextLength, `the prompt has at least ${atLeast} tokens`, promptParam(job));
   }
 
   /** In bytes, of which a UTF-16 unit takes at least one. */
@@ -224,6 +227,21 @@ export class Session {
       param,
     });
   }
+}
+
+function refuseUnsupported(job: ChatJob): void {
+  const asked: [param: string, asks: boolean][] = [
+    ["tool_choice", job.toolChoice !== undefined && job.toolChoice !== "none"],
+    ["parallel_tool_calls", job.parallelToolCalls === false],
+    ["format", job.format !== undefined],
+    ["think", job.think !== undefined],
+  ];
+  const found = asked.find(([, asks]) => asks);
+  if (found === undefined) return;
+  throw new UserError(`The field "${found[0]}" is not supported yet; leave it out.`, {
+    code: "unsupported_field",
+    param: found[0],
+  });
 }
 
 /** Before anything began. */
@@ -259,10 +277,15 @@ function checkIds(param: string, ids: Iterable<number>, vocabSize: number): void
   }
 }
 
-function contextExceeded(contextLength: number, asks: string, job: ChatJob): UserError {
+/** The field that the prompt came in. */
+function promptParam(job: ChatJob): string {
+  return job.messages === undefined ? "prompt" : "messages";
+}
+
+function contextExceeded(contextLength: number, asks: string, param: string): UserError {
   return new UserError(
     `The context is ${contextLength} tokens long, but ${asks}. Shorten the prompt or ask for fewer tokens.`,
-    { code: "context_length_exceeded", param: job.messages === undefined ? "prompt" : "messages" },
+    { code: "context_length_exceeded", param },
   );
 }
 

@@ -28,10 +28,33 @@ export interface Tool {
   readonly parameters?: Readonly<Record<string, unknown>>;
 }
 
+/** What the text of an answer must be. */
+export type OutputFormat =
+  | { readonly kind: "json" }
+  /** strict: properties that the schema does not name may not come; otherwise as the schema says. */
+  | { readonly kind: "schema"; readonly schema: object; readonly strict?: boolean }
+  /** The whole answer matches it. */
+  | { readonly kind: "regex"; readonly pattern: string }
+  | { readonly kind: "choice"; readonly choices: readonly string[] }
+  /** EBNF or GBNF with a rule "root". */
+  | { readonly kind: "grammar"; readonly grammar: string };
+
+/** auto: the model decides; required: at least one call; name: a call of this tool. */
+export type ToolChoice = "auto" | "required" | "none" | { readonly name: string };
+
+export type Thinking = boolean | "low" | "medium" | "high";
+
 /** Exactly one of messages, prompt and promptIds. */
 export interface ChatJob {
   readonly messages?: readonly ChatMessage[];
   readonly tools?: readonly Tool[];
+  /** Calls are recognised and constrained where this is given; otherwise tools are only rendered and calls come as text. */
+  readonly toolChoice?: ToolChoice;
+  /** More than one call an answer; true unless said. */
+  readonly parallelToolCalls?: boolean;
+  readonly format?: OutputFormat;
+  /** Reasoning before the answer, for models that can. undefined: as the model's template has it. */
+  readonly think?: Thinking;
   /** Extra variables for the template. */
   readonly templateVariables?: Readonly<Record<string, unknown>>;
   /** Ends the rendered messages with the opening of an answer; true unless said. */
@@ -76,6 +99,25 @@ export type Delta =
     }
   /** Tokens come with the text that they begin; one that begins none (special, or part of a character) with the next. */
   | { readonly type: "content"; readonly index: number; readonly text: string; readonly tokens: readonly DeltaToken[] }
+  | {
+      readonly type: "reasoning";
+      readonly index: number;
+      readonly text: string;
+      readonly tokens: readonly DeltaToken[];
+    }
+  /** A piece of a call of a tool. */
+  | {
+      readonly type: "toolCall";
+      readonly index: number;
+      /** Which of the answer's calls, from 0. */
+      readonly call: number;
+      readonly id: string;
+      /** With the first piece of a call. */
+      readonly name?: string;
+      /** Pieces of the arguments' JSON text; concatenated it is whole. */
+      readonly arguments: string;
+      readonly tokens: readonly DeltaToken[];
+    }
   | {
       readonly type: "finish";
       readonly index: number;

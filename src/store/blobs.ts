@@ -14,6 +14,8 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  utimesSync,
+  writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { UserError } from "../base/errors.js";
@@ -106,8 +108,18 @@ export async function adopt(
     rmSync(from, { force: true });
     throw new DigestMismatch(what, digest.hex, found);
   }
+  // A sweep spares what is new: here it is new, whenever its bytes came.
+  utimesSync(from, new Date(), new Date());
   moveIntoPlace(from, blobPath(folder, hex));
   return { sha256: hex, bytes: size };
+}
+
+/** A few bytes of this digest as a blob. */
+export function addBytes(folder: string, sha256: string, bytes: Uint8Array): void {
+  mkdirSync(join(folder, "partial"), { recursive: true });
+  const temporary = partialPath(folder, `${sha256}.${process.pid}`);
+  writeFileSync(temporary, bytes);
+  moveIntoPlace(temporary, blobPath(folder, sha256));
 }
 
 /** A blob of this digest and size is there. Content was verified when it was adopted. */

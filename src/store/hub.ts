@@ -12,6 +12,8 @@ export interface HubName {
   readonly revision: string;
   /** Path within the repository. */
   readonly file?: string;
+  /** Which of several GGUF files: "Q4_K_M". */
+  readonly quant?: string;
 }
 
 export interface HubFile {
@@ -133,11 +135,18 @@ export function chooseFiles(name: HubName, files: readonly HubFile[]): HubFile[]
     return withParts(files, name.file);
   }
   const weights = paths.filter((path) => /^[^/]+\.safetensors(\.index\.json)?$/.test(path));
-  if (paths.includes("config.json") && weights.some((path) => path.endsWith(".safetensors"))) {
+  const isFolder = paths.includes("config.json") && weights.some((path) => path.endsWith(".safetensors"));
+  if (isFolder && name.quant === undefined) {
     // Some repositories hold the weights twice, once under the maker's own names.
     const standard = weights.filter((path) => path.startsWith("model"));
     const taken = new Set(standard.length > 0 ? standard : weights);
     return files.filter((file) => taken.has(file.path) || folderFiles.test(file.path));
+  }
+  if (name.quant !== undefined) {
+    const wanted = name.quant.toLowerCase();
+    const of = ggufs.filter((path) => path.toLowerCase().split(/[./-]/).includes(wanted));
+    if (of.length !== 1) throw fail(`there is no GGUF of ${name.quant}; it holds ${shown(ggufs)}`);
+    return withParts(files, of[0]);
   }
   if (ggufs.length === 1) return withParts(files, ggufs[0]);
   const usual = ggufs.filter((path) => /q4_k_m/i.test(path));

@@ -28,7 +28,7 @@ function readOrNull(path: string): { content: string; age: number } | null {
   }
 }
 
-function processLives(pid: number): boolean {
+export function processLives(pid: number): boolean {
   try {
     process.kill(pid, 0);
     return true;

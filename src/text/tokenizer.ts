@@ -161,6 +161,11 @@ export class Tokenizer {
     return this.vocabulary.tokenOf(id);
   }
 
+  /** One of TokenType. */
+  typeOf(id: number): number {
+    return this.vocabulary.types[id];
+  }
+
   idOf(token: string): number | undefined {
     return this.vocabulary.idOf(token);
   }

@@ -55,6 +55,7 @@ test.each([
   [["run", "smollm2", "--device", "abacus", "x"], /Allowed choices are auto, cpu, reference/],
   [["render"], /give a MODEL, or a template with --template/],
   [["run", "smollm2"], /there is no prompt/],
+  [["serve", "./a.gguf", "./a.gguf"], /\.\/a\.gguf was given twice.*--id/],
 ])("a wrong command line (%j) says what is wrong and ends with 2", async (args, message) => {
   const { code, stdout, stderr } = await run(args);
   expect(stderr).toMatch(message);
@@ -86,8 +87,9 @@ test("a file that is no model is named as such", async () => {
 
 test("list tells what is here and what could be", async () => {
   const text = await run(["list"]);
-  expect(text.stdout).toContain("There is no model in");
-  expect(text.stdout).toContain("millrace pull smollm2");
+  expect(text.stdout).toMatch(/^NAME +ID +SIZE +MODIFIED\n$/);
+  expect(text.stderr).toContain("millrace pull smollm2");
+  expect((await run(["ls"])).stdout).toBe(text.stdout);
   const { folder, models, catalogue } = JSON.parse((await run(["list", "--json"])).stdout);
   expect(folder).toBe(home);
   expect(models).toEqual([]);
@@ -147,6 +149,12 @@ test.each([
   const { code, stderr } = await run(["render", "--template", path], input);
   expect(code).toBe(1);
   expect(stderr).toMatch(message);
+});
+
+test("render looks at its input before it looks for the template", async () => {
+  const { code, stderr } = await run(["render", "--template", join(home, "none.jinja")], "{}");
+  expect(code).toBe(1);
+  expect(stderr).toMatch(/messages must be a list/);
 });
 
 test("a reader that closes its end early is no failure", async () => {

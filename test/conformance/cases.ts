@@ -52,6 +52,12 @@ class Bench {
     return this.builder.weight(name, shape, from);
   }
 
+  /** One value of an F32 weight becomes another. */
+  poke(name: string, index: number, value: number): void {
+    const bytes = this.weights.read(name);
+    new DataView(bytes.buffer, bytes.byteOffset).setFloat32(4 * index, value, true);
+  }
+
   get positions(): Tensor {
     return this.builder.input("positions");
   }
@@ -328,6 +334,8 @@ interface Heads {
   causal?: boolean;
   sinks?: boolean;
   kvDtype?: KvDType;
+  /** Queries and a key that are not numbers, a sink of −Infinity. */
+  broken?: boolean;
 }
 
 const layouts: Heads[] = [
@@ -340,17 +348,20 @@ const layouts: Heads[] = [
   { numHeads: 4, numKvHeads: 2, headDim: 32, softcap: 5 },
   { numHeads: 4, numKvHeads: 2, headDim: 32, sinks: true },
   { numHeads: 4, numKvHeads: 2, headDim: 32, causal: false },
+  { numHeads: 4, numKvHeads: 2, headDim: 32, broken: true },
+  { numHeads: 4, numKvHeads: 2, headDim: 32, broken: true, sinks: true },
   ...(["f16", "bf16"] as const).map((kvDtype) => ({ numHeads: 6, numKvHeads: 2, headDim: 64, kvDtype })),
 ];
 
 const attentions: ConformanceCase[][] = layouts.flatMap((heads) => {
-  const { numHeads, numKvHeads, headDim, window, softcap, causal = true, sinks, kvDtype = "f32" } = heads;
+  const { numHeads, numKvHeads, headDim, window, softcap, causal = true, sinks, broken, kvDtype = "f32" } = heads;
   const words = [
     `${numHeads}/${numKvHeads} heads of ${headDim}`,
     window && `window ${window}`,
     softcap && "softcap",
     sinks && "sinks",
     !causal && "both ways",
+    broken && "not numbers",
     kvDtype,
   ].filter(Boolean);
   const kv = { numKvHeads, headDim, vHeadDim: headDim };
@@ -365,6 +376,12 @@ const attentions: ConformanceCase[][] = layouts.flatMap((heads) => {
     };
     const params = { numHeads, ...kv, scale: headDim ** -0.5, window, softcap, causal };
     b.builder.apply(ops.attention, "y", inputs, params);
+    if (broken) {
+      b.poke("q.table", 0, Number.NaN);
+      b.poke("q.table", 2 * numHeads * headDim, Number.POSITIVE_INFINITY);
+      b.poke("k.table", 4 * numKvHeads * headDim, Number.NaN);
+      if (sinks) b.poke("s", 0, Number.NEGATIVE_INFINITY);
+    }
     return undefined;
   };
   const rest = { reduction: headDim + 48, kvDtype };

@@ -138,6 +138,18 @@ test("many more threads than cores finish", async () => {
   await crowd.close();
 });
 
+test("granting fewer threads and more again changes no bit", async () => {
+  const crowd = await compileTiny(model, { threads: 4 });
+  const text = randomTokens(200, crowd.vocabSize, 8);
+  const expected = await score(program, [text], 200);
+  for (const threads of [1, 4, 2, 3, 99, 0]) {
+    crowd.setThreads!(threads);
+    expect(await score(crowd, [text], 7)).toEqual(expected);
+  }
+  // A pool whose threads sleep ends like any other.
+  await crowd.close();
+});
+
 test("the device describes itself", () => {
   const { info } = new CpuDevice();
   expect(info.rowInvariant).toBe(true);

@@ -310,8 +310,25 @@ describe("what is no model says what it is", () => {
     [
       "a text",
       () => last(writeFileSync(inFolder("x.txt"), "hello, world"), inFolder("x.txt")),
-      /x\.txt: not a GGUF file/,
+      /x\.txt is no model file; a model is a \.gguf file, or a folder/,
     ],
+    ...(
+      [
+        [
+          "Git LFS's pointer",
+          "version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+          /is the pointer that Git LFS/,
+        ],
+        ["a web page", "<!DOCTYPE html><html>", /is a web page/],
+        ["a pickle under another name", "PK\u0003\u0004 and more", /pickle format/],
+        ["a file older than GGUF", "tjgg and more", /older than GGUF/],
+        ["a safetensors file under another name", '\u0010\0\0\0\0\0\0\0{"a": 1}', /one safetensors file/],
+      ] as const
+    ).map(([what, text, message]): [string, () => string, RegExp] => [
+      what,
+      () => last(writeFileSync(inFolder("x.gguf"), text), inFolder("x.gguf")),
+      message,
+    ]),
     [
       "a broken config.json",
       () => last(writeFileSync(inFolder("config.json"), "{,}"), folder),

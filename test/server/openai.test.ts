@@ -235,6 +235,7 @@ describe("chat completions", () => {
     const tooLong = client.chat.completions.create({ model: "tiny", messages, max_tokens: 40 });
     await expect(tooLong).rejects.toMatchObject({ status: 400, code: "context_length_exceeded" });
     await expect(tooLong).rejects.toThrow(/context is 50 tokens.*61 tokens were asked for: 21 of the prompt and 40/);
+    await expect(tooLong).rejects.toMatchObject({ param: "max_tokens" });
     const untilTheEnd = await client.chat.completions.create({ model: "tiny", messages, stop: ["nothing"] });
     expect(untilTheEnd.choices[0].finish_reason).toBe("stop");
     const promptAlone = client.chat.completions.create({
@@ -242,6 +243,7 @@ describe("chat completions", () => {
       messages: [{ role: "user", content: "x".repeat(60) }],
     });
     await expect(promptAlone).rejects.toThrow(/context is 50 tokens.*the prompt has 79 tokens/);
+    await expect(promptAlone).rejects.toMatchObject({ param: "messages" });
   });
 });
 

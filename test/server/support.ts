@@ -2,7 +2,7 @@
 import OpenAI from "openai";
 import { type ListenOptions, listen, type RunningServer } from "../../src/server/app.js";
 import { QueueLimit } from "../../src/server/limits.js";
-import { fingerprint } from "../../src/server/models.js";
+import { fingerprint, type Loaded, ServedModels } from "../../src/server/models.js";
 import type { TextModel } from "../../src/session/needs.js";
 import { Session } from "../../src/session/session.js";
 import { byteText, FakeEngine, type Script } from "../session/fakes.js";
@@ -28,7 +28,10 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
   const session = new Session(engine, options.text === null ? undefined : (options.text ?? byteText));
   const queue = new QueueLimit(maxSequences, options.maxWaiting ?? 64);
   const model = { id: "tiny", created: 1, session, queue, fingerprint: fingerprint("tiny") };
-  const server = await listen([model], { ...options, port: 0 });
+  const server = await listen(fixed({ served: model, hostBytes: 0, grantThreads: () => {}, close: async () => {} }), {
+    ...options,
+    port: 0,
+  });
   const client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
   const post = (path: string, body: unknown, headers: Record<string, string> = {}) =>
     fetch(server.url + path, {
@@ -37,6 +40,23 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
       body: typeof body === "string" ? body : JSON.stringify(body),
     });
   return { engine, server, client, post };
+}
+
+/** Models that need no loading. */
+export function fixed(...all: Loaded[]): ServedModels {
+  const list = all.map(({ served }) => ({ id: served.id, created: served.created, pinned: true }));
+  const find = (name: string) => list.find(({ id }) => id === name) ?? null;
+  const load = async ({ id }: { id: string }) => all.find(({ served }) => served.id === id)!;
+  return new ServedModels(
+    { find, list: () => list, load },
+    {
+      memoryBytes: 1,
+      threads: undefined,
+      maxLoaded: Number.POSITIVE_INFINITY,
+      maxQueued: 16,
+      keepAliveMs: 1000,
+    },
+  );
 }
 
 export async function until(condition: () => boolean, ms = 5000): Promise<void> {

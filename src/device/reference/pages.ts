@@ -23,7 +23,7 @@ export class Pages {
   constructor(
     private readonly plan: Plan,
     private readonly groups: readonly GroupShape[],
-    private readonly counts: readonly number[],
+    counts: readonly number[],
     dtype: KvDType,
   ) {
     this.round = roundings[dtype];
@@ -33,10 +33,6 @@ export class Pages {
       this.offsets.push(filled[cache.group]);
       filled[cache.group] += this.values(cache);
     }
-  }
-
-  has(group: number, page: number): boolean {
-    return page >= 0 && page < this.counts[group];
   }
 
   page(group: number, page: number): Float32Array {

@@ -6,7 +6,7 @@ import { adapterSites } from "../../plan/passes/lora.js";
 import type { Plan } from "../../plan/plan.js";
 import type { Batch, Step, StepResult } from "../batch.js";
 import type { GroupShape } from "../budget.js";
-import { checkBatch, checkWeights } from "../check.js";
+import { checkBatch, checkPageIds, checkWeights } from "../check.js";
 import type {
   AdapterSource,
   CompileOptions,
@@ -16,6 +16,7 @@ import type {
   Program,
   WeightSource,
 } from "../device.js";
+import { awaitMasks } from "../masks.js";
 import { interpret, lastUses, type Rank, type Values } from "./interpret.js";
 import { Pages } from "./pages.js";
 import { type RowResult, sampleRow } from "./sample.js";
@@ -80,32 +81,22 @@ export class ReferenceProgram implements Program {
     check(this.inFlight < limits.depth, `${this.inFlight} steps are in flight, the limit is ${limits.depth}`);
     checkBatch(batch, limits, this.caches, this.vocabSize);
     this.inFlight++;
-    let setMasks: (bits: Uint32Array) => void = () => {};
-    const masks = new Promise<Uint32Array>((resolve) => {
-      setMasks = resolve;
-    });
+    const masks = awaitMasks(batch, this.vocabSize);
     const result = this.enqueue(async () => {
       await nextTask();
       try {
-        return await this.step(batch, masks);
+        return await this.step(batch, masks.given);
       } finally {
         this.inFlight--;
       }
     });
-    return {
-      result,
-      setMasks: (bits) => {
-        const words = batch.maskedRows.length * Math.ceil(this.vocabSize / 32);
-        check(words > 0 && bits.length === words, `masks take ${words} words, there are ${bits.length}`);
-        setMasks(bits);
-      },
-    };
+    return { result, setMasks: masks.set };
   }
 
   copyPages(group: number, from: Int32Array, to: Int32Array): void {
     check(from.length === to.length, "as many pages are copied from as to");
-    this.checkPages(group, from);
-    this.checkPages(group, to);
+    checkPageIds(this.caches, group, from);
+    checkPageIds(this.caches, group, to);
     this.enqueue(async () => {
       for (const { pages } of this.ranks) for (let i = 0; i < from.length; i++) pages.copy(group, from[i], to[i]);
     });
@@ -113,7 +104,7 @@ export class ReferenceProgram implements Program {
 
   /** Page after page; a page is each rank's part in rank order, f32 whatever the cache's dtype. */
   readPages(group: number, ids: Int32Array): Promise<Uint8Array> {
-    this.checkPages(group, ids);
+    checkPageIds(this.caches, group, ids);
     return this.enqueue(async () => {
       const out = new Float32Array((ids.length * this.caches[group].pageBytes) / 4);
       this.eachPart(group, ids, (page, at) => out.set(page, at));
@@ -122,12 +113,7 @@ export class ReferenceProgram implements Program {
   }
 
   writePages(group: number, ids: Int32Array, bytes: Uint8Array): void {
-    this.checkPages(group, ids);
-    const { pageBytes } = this.caches[group];
-    check(
-      bytes.length === ids.length * pageBytes,
-      `${ids.length} pages of group ${group} take ${pageBytes} bytes each`,
-    );
+    checkPageIds(this.caches, group, ids, bytes.length);
     const values = new Float32Array(bytes.slice().buffer);
     this.enqueue(async () => {
       this.eachPart(group, ids, (page, at) => page.set(values.subarray(at, at + page.length)));
@@ -241,10 +227,6 @@ export class ReferenceProgram implements Program {
     });
     if (this.parts.dump) this.last = values;
     return sampler.result();
-  }
-
-  private checkPages(group: number, ids: Int32Array): void {
-    for (const id of ids) check(this.ranks[0].pages.has(group, id), `group ${group} has no page ${id}`);
   }
 
   private eachPart(group: number, ids: Int32Array, f: (page: Float32Array, at: number) => void): void {

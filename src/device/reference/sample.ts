@@ -5,7 +5,8 @@
 //   report   m = max l; Z = Σ exp(l[i] − m) in f64, i ascending; logprob(i) = l[i] − m − ln Z;
 //            rank(i) = how many ids have a larger l, or the same l and a smaller id.
 //            Where every l is −Infinity all logprobs are −Infinity. A target is only reported: nothing below happens.
-//   1 bias        a[i] = f32(l[i] + bias) for the ids listed, in the list's order; l[i] for the others
+//   1 bias        a[i] = f32(l[i] + bias) for the ids listed, in the list's order; l[i] for the others; a, here and below,
+//                 is bounded as l is
 //   2 mask        a[i] = −Infinity where the mask's bit is 0
 //   3 penalties   for ids that occurred (prompt or output; count = times in the output), in f64, rounded to f32 once:
 //                 r = a > 0 ? a / repetition : a · repetition;  a = r − frequency · count − (count > 0 ? presence : 0)
@@ -67,7 +68,7 @@ export interface RowResult {
 const largest = 3.4028234663852886e38;
 
 export function sampleRow(logits: Float32Array, request: RowRequest): RowResult {
-  const l = sanitised(logits);
+  const l = logits.map(bounded);
   const token = request.target >= 0 ? request.target : draw(l, request);
   const best = argmax(l);
   const m = l[best];
@@ -81,13 +82,8 @@ export function sampleRow(logits: Float32Array, request: RowRequest): RowResult 
   return { token, logprob: logprob(token), rank: rankOf(l, token), topIds, topLogprobs };
 }
 
-function sanitised(logits: Float32Array): Float32Array {
-  const l = new Float32Array(logits.length);
-  for (let i = 0; i < l.length; i++) {
-    const value = logits[i];
-    l[i] = Number.isNaN(value) ? Number.NEGATIVE_INFINITY : Math.min(value, largest);
-  }
-  return l;
+function bounded(value: number): number {
+  return Number.isNaN(value) ? Number.NEGATIVE_INFINITY : Math.min(value, largest);
 }
 
 /** Smallest id of those with the largest value. */
@@ -133,7 +129,7 @@ function draw(l: Float32Array, request: RowRequest): number {
 /** Steps 1 to 3. */
 function adjusted(l: Float32Array, { slot, counts, biasIds, biasValues, mask }: RowRequest): Float32Array {
   const a = l.slice();
-  for (let j = 0; j < biasIds.length; j++) a[biasIds[j]] += biasValues[j];
+  for (let j = 0; j < biasIds.length; j++) a[biasIds[j]] = bounded(a[biasIds[j]] + biasValues[j]);
   if (mask) {
     for (let i = 0; i < a.length; i++) if (!((mask[i >>> 5] >>> (i & 31)) & 1)) a[i] = Number.NEGATIVE_INFINITY;
   }
@@ -141,7 +137,7 @@ function adjusted(l: Float32Array, { slot, counts, biasIds, biasValues, mask }: 
   for (const id of new Set([...counts.prompt, ...counts.output.keys()])) {
     const count = counts.output.get(id) ?? 0;
     const repeated = a[id] > 0 ? a[id] / slot.repetition : a[id] * slot.repetition;
-    a[id] = repeated - slot.frequency * count - (count > 0 ? slot.presence : 0);
+    a[id] = bounded(repeated - slot.frequency * count - (count > 0 ? slot.presence : 0));
   }
   return a;
 }

@@ -118,10 +118,23 @@ function attendSequence(
   }
 }
 
-/** In place. A sink's share is dropped. */
+const largest = 3.4028234663852886e38;
+
+/**
+ * In place. A sink's share is dropped. A score that is NaN counts as −Infinity, +Infinity as the largest finite f32; where
+ * no score is above −Infinity all weights are 0.
+ */
 function softmax(scores: Float64Array, sink: number | undefined): void {
-  let max = sink ?? Number.NEGATIVE_INFINITY;
+  for (let j = 0; j < scores.length; j++) {
+    scores[j] = Number.isNaN(scores[j]) ? Number.NEGATIVE_INFINITY : Math.min(scores[j], largest);
+  }
+  let max = Number.NEGATIVE_INFINITY;
   for (const score of scores) max = Math.max(max, score);
+  if (max === Number.NEGATIVE_INFINITY) {
+    scores.fill(0);
+    return;
+  }
+  if (sink !== undefined) max = Math.max(max, sink);
   let sum = sink === undefined ? 0 : Math.exp(sink - max);
   for (let j = 0; j < scores.length; j++) sum += scores[j] = Math.exp(scores[j] - max);
   for (let j = 0; j < scores.length; j++) scores[j] /= sum;

@@ -1,7 +1,7 @@
 // Owns: POST /v1/chat/completions: its body as a ChatJob, and deltas as chat choices.
 import { UserError } from "../../base/errors.js";
 import type { Session } from "../../session/session.js";
-import type { ChatJob, ChatMessage, DeltaToken } from "../../session/types.js";
+import type { ChatJob, ChatMessage, Delta, DeltaToken, ToolCall } from "../../session/types.js";
 import { sharedJob } from "./job.js";
 import { chatLogprobs } from "./logprobs.js";
 import { type Exchange, heading, respondStream, respondWhole, type Shape } from "./respond.js";
@@ -115,9 +115,9 @@ class ChatShape implements Shape {
       }));
       return { choices, ...(this.withIds ? { prompt_token_ids: [...delta.promptIds] } : {}) };
     }
-    if (delta.type === "content") {
+    if (delta.type !== "finish") {
       return {
-        choices: [{ ...this.piece(delta.index, delta.tokens), delta: { content: delta.text }, finish_reason: null }],
+        choices: [{ ...this.piece(delta.index, delta.tokens), delta: chatDelta(delta), finish_reason: null }],
       };
     }
     const { index, reason, stop, tokens } = delta;
@@ -130,9 +130,16 @@ class ChatShape implements Shape {
   whole(answers: Parameters<Shape["whole"]>[0]) {
     const [{ promptIds, choices }] = answers;
     return {
-      choices: choices.map(({ index, text, tokens, silentTokens, reason, stop }) => ({
+      choices: choices.map(({ index, text, reasoning, toolCalls, tokens, silentTokens, reason, stop }) => ({
         ...this.piece(index, tokens, silentTokens),
-        message: { role: "assistant", content: text, refusal: null },
+        message: {
+          role: "assistant",
+          // OpenAI: a message of calls alone has no content.
+          content: text === "" && toolCalls.length > 0 ? null : text,
+          refusal: null,
+          ...(reasoning === "" ? {} : { reasoning_content: reasoning }),
+          ...(toolCalls.length === 0 ? {} : { tool_calls: toolCalls.map(wireCall) }),
+        },
         finish_reason: reason,
         stop_reason: stop ?? null,
       })),
@@ -147,4 +154,17 @@ class ChatShape implements Shape {
       ...(this.withIds ? { token_ids: [...tokens, ...silent].map(({ id }) => id) } : {}),
     };
   }
+}
+
+function chatDelta(delta: Exclude<Delta, { type: "start" | "finish" }>): object {
+  if (delta.type === "content") return { content: delta.text };
+  if (delta.type === "reasoning") return { reasoning_content: delta.text };
+  const { call: index, id, name, arguments: text } = delta;
+  // Only a call's first piece says whose it is.
+  const call = name === undefined ? { index } : { index, id, type: "function" };
+  return { tool_calls: [{ ...call, function: { ...(name === undefined ? {} : { name }), arguments: text } }] };
+}
+
+function wireCall({ id, name, arguments: text }: ToolCall): object {
+  return { id, type: "function", function: { name, arguments: text } };
 }

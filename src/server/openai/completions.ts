@@ -92,6 +92,7 @@ class CompletionShape implements Shape {
       const logprobs = this.logprobs(promptIndex, delta.tokens);
       return { choices: [{ index, text: delta.text, logprobs, finish_reason: null, ...ids }] };
     }
+    if (delta.type !== "finish") return null; // plain prompts have neither reasoning nor calls
     const { reason, stop } = delta;
     return { choices: [{ index, text: "", logprobs: null, finish_reason: reason, stop_reason: stop ?? null, ...ids }] };
   }

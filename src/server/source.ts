@@ -1,0 +1,100 @@
+// Owns: which models a server has and how one comes up: those of the store, or the ones that were named; each in an engine
+// process of its own, so that a crash in native code ends one model's open requests and nothing else.
+import type { LoadSpec } from "../host/load.js";
+import { openSession } from "../host/open.js";
+import { processCarrier } from "../host/process.js";
+import { type Package, type Store, shortName } from "../store/store.js";
+import { QueueLimit } from "./limits.js";
+import { fingerprint, type Loaded, type LoadGrant, type ModelSource, type Servable } from "./models.js";
+
+/** A model on this machine. */
+export interface LocalModel extends Servable {
+  /** Of a .gguf file, or of a folder. */
+  readonly path: string;
+}
+
+export interface LoadSettings {
+  readonly device?: string;
+  /** Of a model whose caller does not say. */
+  readonly contextLength?: number;
+  readonly kvDtype?: LoadSpec["kvDtype"];
+  readonly maxSequences?: number;
+  /** Choices that may wait for one model beyond those that run; more are a 429. Default 256. */
+  readonly maxWaiting?: number;
+  readonly onLoadProgress?: (model: string, done: number, total: number) => void;
+  /** Called with the id of a model's engine process each time that one starts. */
+  readonly onEngineStart?: (model: string, pid: number) => void;
+}
+
+/** Names that mean the same model: Ollama's clients add the tag. */
+const untagged = (name: string) => name.replace(/:latest$/, "");
+
+export class NamedModels implements ModelSource<LocalModel> {
+  constructor(
+    private readonly models: readonly LocalModel[],
+    private readonly settings: LoadSettings,
+  ) {}
+
+  find(name: string): LocalModel | null {
+    return this.models.find(({ id }) => id === name) ?? this.models.find(({ id }) => id === untagged(name)) ?? null;
+  }
+
+  list(): readonly LocalModel[] {
+    return this.models;
+  }
+
+  load(model: LocalModel, grant: LoadGrant): Promise<Loaded> {
+    return loadLocal(model, grant, this.settings);
+  }
+}
+
+export class StoredModels implements ModelSource<LocalModel> {
+  constructor(
+    private readonly store: Store,
+    private readonly settings: LoadSettings,
+  ) {}
+
+  /** A name only: what a caller sends is never a path. */
+  find(name: string): LocalModel | null {
+    const stored = this.store.package(name);
+    return stored === null ? null : localModel(stored);
+  }
+
+  list(): readonly LocalModel[] {
+    return this.store.list().map(localModel);
+  }
+
+  load(model: LocalModel, grant: LoadGrant): Promise<Loaded> {
+    return loadLocal(model, grant, this.settings);
+  }
+}
+
+function localModel({ name, path, modifiedAt }: Package): LocalModel {
+  return { id: shortName(name), path, created: Math.floor(Date.parse(modifiedAt) / 1000) };
+}
+
+async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSettings): Promise<Loaded> {
+  const { id, path } = model;
+  const { device, kvDtype, maxSequences, maxWaiting = 256 } = settings;
+  const { threads, memoryBytes, signal, contextLength = settings.contextLength } = grant;
+  const { session, engine, label, fileBytes } = await openSession({
+    spec: { path, device, threads, contextLength, kvDtype, maxSequences, memoryBytes },
+    carrier: () => processCarrier((pid) => settings.onEngineStart?.(id, pid)),
+    onProgress: (done, total) => settings.onLoadProgress?.(id, done, total),
+    signal,
+  });
+  const { limits } = session;
+  const { weights, workspace, cache } = limits.memory;
+  return {
+    served: {
+      id,
+      created: Math.floor(Date.now() / 1000),
+      session,
+      queue: new QueueLimit(limits.maxSequences, maxWaiting),
+      fingerprint: fingerprint(label, fileBytes, limits.device, kvDtype ?? "default"),
+    },
+    hostBytes: limits.ownMemory ? 0 : weights + workspace + cache,
+    grantThreads: (count) => engine.grant(count),
+    close: () => engine.close(),
+  };
+}
