@@ -8,10 +8,6 @@
 #include "attention_plan.cuh"
 #include "attention_prefill.cuh"
 
-#ifndef D128_SLOTS
-#define D128_SLOTS 2
-#define D128_BLOCKS 3
-#endif
 using mr::attn::Args;
 
 #define ATTENTION_PARAMETERS                                                                                        \
@@ -23,13 +19,15 @@ using mr::attn::Args;
 
 extern "C" __global__ void __launch_bounds__(mr::attn::plan_threads)
     mr_attention_plan(int* plan, int64_t tiles_at, int heads, int kv_heads, int window, int causal, int tile_block_rows,
-                      int want, int room, const int* sequences, const int* token_starts, const int* kv_starts,
-                      const int* page_starts, const int* page_firsts) {
+                      int blocks, int room, const mr::StepInfo* step, const int* token_starts, const int* kv_starts,
+                      const int* page_starts, const int* page_firsts, const int* page_ids) {
   Args a = {};
   a.tiles_at = tiles_at, a.heads = heads, a.kv_heads = kv_heads, a.window = window, a.causal = causal;
-  mr::attn::wait_for_previous();
-  mr::attn::let_next_start();
-  mr::attn::make_plan(plan, a, tile_block_rows, want, room, *sequences, token_starts, kv_starts, page_starts, page_firsts);
+  a.page_ids = page_ids;
+  mr::wait();
+  mr::release();
+  mr::attn::make_plan(plan, a, tile_block_rows, blocks, room, step->sequences, token_starts, kv_starts, page_starts,
+                      page_firsts);
 }
 
 #define DECODE(name, T, D, SLOTS, BLOCKS)                                                      \
@@ -49,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(mr::attn::plan_threads)
 #define BOTH(name, T)                  \
   DECODE(name, T, 64, 3, 4)            \
   DECODE(name, T, 96, 2, 3)            \
-  DECODE(name, T, 128, D128_SLOTS, D128_BLOCKS)           \
+  DECODE(name, T, 128, 3, 2)                      \
   DECODE(name, T, 256, 2, 1)           \
   PREFILL(name, T, 64, 4, 2, 2, 8, 1)  \
   PREFILL(name, T, 96, 4, 2, 2, 8, 1)  \
@@ -63,11 +61,11 @@ BOTH(f16, __half)
   extern "C" __global__ void __launch_bounds__(mr::attn::any_threads) mr_attention_any_##name(                     \
       const __nv_bfloat16* q, __nv_bfloat16* y, const uint8_t* k, const uint8_t* v, int64_t page_bytes,            \
       const int* page_ids, const float* sinks, int heads, int kv_heads, float scale, float softcap, int window,    \
-      int causal, int head_dim, int v_head_dim, const int* sequences, const int* tokens, const int* token_starts,  \
-      const int* kv_starts, const int* page_starts, const int* page_firsts) {                                      \
+      int causal, int head_dim, int v_head_dim, const mr::StepInfo* step, const int* token_sequence,               \
+      const int* token_starts, const int* kv_starts, const int* page_starts, const int* page_firsts) {             \
     const Args a = {q, y, k, v, page_bytes, nullptr, page_ids, nullptr, nullptr, sinks, 0, heads, kv_heads, scale, \
                     softcap, window, causal};                                                                      \
-    mr::attn::attend_any<T>(a, head_dim, v_head_dim, sequences, tokens, token_starts, kv_starts, page_starts,      \
+    mr::attn::attend_any<T>(a, head_dim, v_head_dim, step, token_sequence, token_starts, kv_starts, page_starts,   \
                             page_firsts);                                                                          \
   }
 ANY(bf16, __nv_bfloat16)

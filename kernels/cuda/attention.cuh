@@ -9,11 +9,9 @@
 // goes on folding and leaves one partial result, later ones leave one a super; who comes last folds them in order.
 // Where rows are many (prompts), a block keeps its rows from end to end: attention_prefill.cuh.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <stdint.h>
-
 #include <type_traits>
+
+#include "common.cuh"
 
 namespace mr {
 namespace attn {
@@ -22,18 +20,20 @@ constexpr int part_tokens = 64;  // also of a page
 constexpr int tile_rows = 16;
 constexpr float log2_e = 1.4426950408889634f;
 
-// Supers in parts: steps of 2 up to 1024 positions, of 8 up to 16384, then of 16. Layers with a window, which read few
-// positions wherever they are: steps of 2 everywhere.
+// Supers in parts: of 2 up to 1024 positions, of `middle` up to 16384, then of twice that. The fewer key/value heads there
+// are, the finer they have to be to keep a device busy. Layers with a window read few positions wherever they are: of 2.
 struct Supers {
-  bool windowed;
+  int shift;  // middle is 2^shift; 0: of 2 everywhere
+  __device__ Supers(int kv_heads, int window) : shift(window > 0 ? 0 : kv_heads >= 8 ? 3 : kv_heads >= 4 ? 2 : 1) {}
   __device__ int index(int part) const {
-    if (windowed || part < 16) return part >> 1;
-    return part < 256 ? 6 + (part >> 3) : 22 + (part >> 4);
+    if (shift == 0 || part < 16) return part >> 1;
+    const int middle = 8 + ((min(part, 256) - 16) >> shift);
+    return part < 256 ? middle : middle + ((part - 256) >> (shift + 1));
   }
   // The first boundary at or after part.
   __device__ int boundary(int part) const {
-    if (windowed || part <= 16) return (part + 1) & ~1;
-    return part <= 256 ? (part + 7) & ~7 : (part + 15) & ~15;
+    const int round = shift == 0 || part <= 16 ? 1 : (part <= 256 ? 1 << shift : 2 << shift) - 1;
+    return (part + round) & ~round;
   }
   __device__ bool ends(int next_part) const { return boundary(next_part) == next_part; }
 };
@@ -49,8 +49,10 @@ struct Run {
   int base, count;      // of the partial results that are to be folded
   int runs;
   int rows;             // index of these 16 rows, for the counter
+  int page0, page1;     // of its first two parts
+  int pad[2];
 };
-static_assert(sizeof(Run) == 48);
+static_assert(sizeof(Run) == 64);
 
 struct Tile {  // of a long sequence: rows from row0 on
   int row0, token_start, n, kv_start, page_base;
@@ -62,8 +64,8 @@ constexpr int plan_header = 8;  // int32: runs, tiles
 
 // What a launch knows: fixed addresses and numbers.
 struct Args {
-  const __nv_bfloat16* q;
-  __nv_bfloat16* y;
+  const bf16* q;
+  bf16* y;
   const uint8_t* k;  // of page 0; a page of a kv head is [64][D]
   const uint8_t* v;
   int64_t page_bytes;  // from page to page
@@ -78,19 +80,6 @@ struct Args {
   int window;            // 0: none
   int causal;
 };
-
-// ---- launch order
-
-__device__ inline void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ inline void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
 
 // ---- copies to shared memory, matrices
 
@@ -142,7 +131,7 @@ __device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t 
 template <class T>
 __device__ inline uint32_t pack(float low, float high);
 template <>
-__device__ inline uint32_t pack<__nv_bfloat16>(float low, float high) {
+__device__ inline uint32_t pack<bf16>(float low, float high) {
   __nv_bfloat162 r = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<uint32_t*>(&r);
 }
@@ -159,7 +148,7 @@ constexpr uint32_t ones<__half> = 0x3c003c00;
 // Two bf16 as the cache's type.
 template <class T>
 __device__ inline uint32_t from_bf16(uint32_t two) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) return two;
+  if constexpr (std::is_same_v<T, bf16>) return two;
   const float2 f = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&two));
   return pack<T>(f.x, f.y);
 }
@@ -174,6 +163,10 @@ struct Rows {
   static_assert(swizzled || (stride / 16) % 2 == 1);
   __device__ static uint32_t at(int row, int chunk) {
     return row * stride + ((swizzled ? chunk ^ (row & 7) : chunk) << 4);
+  }
+  // The address of chunk c + chunks from that of chunk c (tiles lie on multiples of 128 bytes): c is 0 or 1, chunks even.
+  __device__ static uint32_t moved(uint32_t at, int chunks) {
+    return swizzled ? (at ^ ((chunks & 7) << 4)) + (chunks >> 3) * 128 : at + chunks * 16;
   }
 };
 

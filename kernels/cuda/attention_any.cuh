@@ -18,7 +18,7 @@ __device__ inline float widen(T x) {
 __host__ __device__ constexpr int any_shared_bytes(int head_dim) { return 4 * (head_dim + part_tokens + 4); }
 
 template <class T>
-__device__ void attend_any(const Args& a, int head_dim, int v_head_dim, const int* sequences, const int* tokens,
+__device__ void attend_any(const Args& a, int head_dim, int v_head_dim, const StepInfo* step, const int* token_sequence,
                            const int* token_starts, const int* kv_starts, const int* page_starts,
                            const int* page_firsts) {
   extern __shared__ __align__(128) uint8_t shared[];
@@ -26,16 +26,11 @@ __device__ void attend_any(const Args& a, int head_dim, int v_head_dim, const in
   float *weights = q + head_dim, *maxima = weights + part_tokens;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
 
-  wait_for_previous();
-  let_next_start();
+  wait();
+  release();
   const int token = blockIdx.x, head = blockIdx.y, kv_head = head / (a.heads / a.kv_heads);
-  if (token >= *tokens) return;
-  int s = 0;
-  for (int end = *sequences; s + 1 < end;) {  // the last whose start is not after the token
-    const int middle = (s + end) / 2;
-    if (token_starts[middle] <= token) s = middle;
-    else end = middle;
-  }
+  if (token >= step->tokens) return;
+  const int s = token_sequence[token];
   const int n = token_starts[s + 1] - token_starts[s];
   const Reach reach(token - token_starts[s], 1, n, kv_starts[s], a);
   const int page_base = page_starts[s] - page_firsts[s];

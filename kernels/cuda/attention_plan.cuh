@@ -1,144 +1,107 @@
 // Owns: dealing a step's attention out, once a step for each geometry (heads of a group, window, direction): which
 // sequences are short (attention_decode.cuh) and into which runs their positions are cut, and which are long
-// (attention_prefill.cuh) and their tiles. Cutting changes nobody's bits: runs end where supers end.
+// (attention_prefill.cuh) and their tiles. Cutting changes nobody's bits: runs end where supers end, and in which order
+// runs and tiles stand is nobody's business.
 #pragma once
 #include "attention.cuh"
 
 namespace mr {
 namespace attn {
 
-constexpr int plan_threads = 256;
+constexpr int plan_threads = 512;
+constexpr int most_waves = 4;  // runs a block, about
 
 // A sequence's rows that are short: up to 16 in all, or one token.
 __device__ inline bool is_short(int n, int group) { return n == 1 || n * group <= tile_rows; }
 
-struct Span {
-  int part0, part1;
-  __device__ Span(int row0, int rows, int group, int n, int kv_start, const Args& a) {
-    const Reach low(row0, group, n, kv_start, a), high(min(row0 + tile_rows, rows) - 1, group, n, kv_start, a);
-    part0 = low.first / part_tokens, part1 = high.last / part_tokens + 1;
-  }
-};
-
+// What 16 rows read, and where it is cut: run i is [at(i), at(i + 1)), and may be empty.
 struct Cut {
-  int size;  // parts of a run, before its end moves on to the end of a super
-  __device__ Cut(const Span& span, int target) {
-    const int parts = span.part1 - span.part0, runs = (parts + target - 1) / target;
-    size = (parts + runs - 1) / runs;
+  int part0, part1, size, runs;
+  Supers supers;
+  __device__ Cut(int row0, int group, int n, int kv_start, int target, const Args& a) : supers(a.kv_heads, a.window) {
+    const Reach low(row0, group, n, kv_start, a), high(min(row0 + tile_rows, n * group) - 1, group, n, kv_start, a);
+    part0 = low.first / part_tokens, part1 = high.last / part_tokens + 1;
+    runs = (part1 - part0 + target - 1) / target;
+    size = (part1 - part0 + runs - 1) / runs;
   }
-  __device__ int end(int part, const Span& span, const Supers& supers) const {
-    return min(supers.boundary(part + size), span.part1);
-  }
+  __device__ int at(int i) const { return i == 0 ? part0 : i >= runs ? part1 : min(supers.boundary(part0 + i * size), part1); }
+  // The first run leaves one result, the others one a super.
+  __device__ int before(int part) const { return part == part0 ? 0 : 1 + supers.index(part) - supers.index(at(1)); }
+  __device__ int results() const { return at(1) == part1 ? 0 : before(part1 - 1) + 1; }
 };
 
-struct Counts {
-  int runs, rows, partials, tiles;
-  __device__ void operator+=(const Counts& c) { runs += c.runs, rows += c.rows, partials += c.partials, tiles += c.tiles; }
-};
-
-__device__ inline int partials_of(int from, int to, bool first, const Supers& supers) {
-  return first ? 1 : supers.index(to - 1) - supers.index(from) + 1;
-}
-
-// want: runs × key/value heads that keep the device busy. room: partial results that there is memory for.
-__device__ inline void make_plan(int* plan, const Args& a, int tile_block_rows, int want, int room, int sequences,
+// blocks: of attention_decode's launch. One run each keeps them busy; longer runs are cut into a few, so that none is the
+// last for long. room: partial results that there is memory for.
+__device__ inline void make_plan(int* plan, const Args& a, int tile_block_rows, int blocks, int room, int sequences,
                                  const int* token_starts, const int* kv_starts, const int* page_starts,
                                  const int* page_firsts) {
-  __shared__ Counts sums[plan_threads];
-  __shared__ int64_t parts_of[plan_threads];
-  const int group = a.heads / a.kv_heads, me = threadIdx.x;
-  const Supers supers{a.window > 0};
-  const int each = (sequences + plan_threads - 1) / plan_threads;
-  const int s0 = min(me * each, sequences), s1 = min(s0 + each, sequences);
-
-  int64_t parts = 0;
-  for (int s = s0; s < s1; s++) {
-    const int n = token_starts[s + 1] - token_starts[s], rows = n * group;
-    if (n == 0 || !is_short(n, group)) continue;
-    for (int row0 = 0; row0 < rows; row0 += tile_rows) {
-      const Span span(row0, rows, group, n, kv_starts[s], a);
-      parts += span.part1 - span.part0;
+  __shared__ int parts, results, next_run, next_rows, next_partial, next_tile;
+  const int group = a.heads / a.kv_heads, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  // Every 16 rows of a short sequence, a thread a sequence.
+  const auto each = [&](auto&& f) {
+    for (int s = threadIdx.x; s < sequences; s += plan_threads) {
+      const int n = token_starts[s + 1] - token_starts[s];
+      if (n > 0 && is_short(n, group))
+        for (int row0 = 0; row0 < n * group; row0 += tile_rows) f(row0, n, kv_starts[s]);
     }
-  }
-  parts_of[me] = parts;
+  };
+  if (threadIdx.x == 0) parts = 0, next_run = 0, next_rows = 0, next_partial = 0, next_tile = 0;
   __syncthreads();
-  for (int d = plan_threads / 2; d > 0; d >>= 1) {
-    if (me < d) parts_of[me] += parts_of[me + d];
-    __syncthreads();
-  }
-  int target = int(max(int64_t(1), (parts_of[0] * a.kv_heads + want - 1) / want));
-
-  Counts mine;
+  each([&](int row0, int n, int kv_start) {
+    const Cut cut(row0, group, n, kv_start, 1, a);
+    atomicAdd(&parts, cut.part1 - cut.part0);
+  });
+  __syncthreads();
+  const int64_t share = (int64_t(parts) * a.kv_heads + blocks - 1) / blocks;
+  const int waves = int(min(max(share / 16, int64_t(1)), int64_t(most_waves)));
+  int target = max(1, int((share + waves - 1) / waves));
   for (;; target *= 2) {
-    mine = {};
-    for (int s = s0; s < s1; s++) {
-      const int n = token_starts[s + 1] - token_starts[s], rows = n * group;
-      if (n == 0) continue;
-      if (!is_short(n, group)) {
-        mine.tiles += (rows + tile_block_rows - 1) / tile_block_rows;
-        continue;
-      }
-      for (int row0 = 0; row0 < rows; row0 += tile_rows) {
-        const Span span(row0, rows, group, n, kv_starts[s], a);
-        const Cut cut(span, target);
-        int runs = 0, partials = 0;
-        for (int p = span.part0; p < span.part1; runs++) {
-          const int end = cut.end(p, span, supers);
-          partials += partials_of(p, end, runs == 0, supers);
-          p = end;
-        }
-        mine += {runs, 1, runs > 1 ? partials : 0, 0};
-      }
-    }
     __syncthreads();
-    sums[me] = mine;
+    if (threadIdx.x == 0) results = 0;
     __syncthreads();
-    for (int d = 1; d < plan_threads; d <<= 1) {
-      Counts before = {};
-      if (me >= d) before = sums[me - d];
-      __syncthreads();
-      sums[me] += before;
-      __syncthreads();
-    }
-    if (sums[plan_threads - 1].partials <= room) break;
+    each([&](int row0, int n, int kv_start) {
+      atomicAdd(&results, Cut(row0, group, n, kv_start, target, a).results());
+    });
+    __syncthreads();
+    if (results <= room) break;
   }
 
-  if (me == plan_threads - 1) plan[0] = sums[me].runs, plan[1] = sums[me].tiles;
-  Counts at = {};
-  if (me > 0) at = sums[me - 1];
   Run* runs = reinterpret_cast<Run*>(plan + plan_header);
   Tile* tiles = reinterpret_cast<Tile*>(plan + a.tiles_at);
-  for (int s = s0; s < s1; s++) {
+  const auto take = [&](int& counter, int count) {
+    return __shfl_sync(~0u, lane == 0 ? atomicAdd(&counter, count) : 0, 0);
+  };
+  for (int s = warp; s < sequences; s += plan_threads / 32) {
     const int start = token_starts[s], n = token_starts[s + 1] - start, rows = n * group, kv_start = kv_starts[s];
     const int page_base = page_starts[s] - page_firsts[s];
     if (n == 0) continue;
     if (!is_short(n, group)) {
-      // The longest first.
-      for (int row0 = (rows - 1) / tile_block_rows * tile_block_rows; row0 >= 0; row0 -= tile_block_rows)
-        tiles[at.tiles++] = {row0, start, n, kv_start, page_base, {0, 0, 0}};
+      const int count = (rows + tile_block_rows - 1) / tile_block_rows, first = take(next_tile, count);
+      for (int i = lane; i < count; i += 32)  // the longest first
+        tiles[first + i] = {(count - 1 - i) * tile_block_rows, start, n, kv_start, page_base, {0, 0, 0}};
       continue;
     }
     for (int row0 = 0; row0 < rows; row0 += tile_rows) {
-      const Span span(row0, rows, group, n, kv_start, a);
-      const Cut cut(span, target);
-      const int first = at.runs, base = at.partials;
-      int partial = base;
-      for (int p = span.part0; p < span.part1;) {
-        const int end = cut.end(p, span, supers);
-        runs[at.runs] = {p, end, page_base, kv_start, n, start, row0, partial, base, 0, 0, at.rows};
-        partial += partials_of(p, end, at.runs == first, supers);
-        at.runs++;
-        p = end;
+      const Cut cut(row0, group, n, kv_start, target, a);
+      int count = 0;
+      for (int i = lane; i - lane < cut.runs; i += 32) count += __popc(__ballot_sync(~0u, cut.at(i) < cut.at(i + 1)));
+      const int index = take(next_rows, 1), results_here = cut.results(), base = take(next_partial, results_here);
+      int at = take(next_run, count);
+      for (int i = lane; i - lane < cut.runs; i += 32) {
+        const int from = cut.at(i), to = cut.at(i + 1);
+        const unsigned real = __ballot_sync(~0u, from < to);
+        if (from < to) {
+          Run run = {from, to, page_base, kv_start, n, start, row0, count == 1 ? -1 : base + cut.before(from), base};
+          run.count = results_here, run.runs = count, run.rows = index;
+          run.page0 = a.page_ids[page_base + from], run.page1 = to - from > 1 ? a.page_ids[page_base + from + 1] : 0;
+          runs[at + __popc(real & ((1u << lane) - 1))] = run;
+        }
+        at += __popc(real);
       }
-      const int count = at.runs - first;
-      for (int i = first; i < at.runs; i++) {
-        runs[i].runs = count, runs[i].count = partial - base;
-        if (count == 1) runs[i].partial = -1;
-      }
-      if (count > 1) at.partials = partial;
-      at.rows++;
     }
   }
+  __syncthreads();
+  if (threadIdx.x == 0) plan[0] = next_run, plan[1] = next_tile;
 }
 
 }  // namespace attn

@@ -29,8 +29,8 @@ __device__ void prefill(const Args& a) {
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int g = lane >> 2, t = lane & 3;
 
-  wait_for_previous();
-  let_next_start();
+  wait();
+  release();
   if (int(blockIdx.x) >= a.plan[1]) return;
   const Tile tile = reinterpret_cast<const Tile*>(a.plan + a.tiles_at)[blockIdx.x];
   const int kv_head = blockIdx.y, group = a.heads / a.kv_heads;
@@ -39,7 +39,7 @@ __device__ void prefill(const Args& a) {
   const Reach low(tile.row0, group, tile.n, tile.kv_start, a), high(last_row, group, tile.n, tile.kv_start, a);
   const int part0 = low.first / part_tokens, part1 = high.last / part_tokens + 1;
   const Scale scale(a.scale, a.softcap);
-  const Supers supers{a.window > 0};
+  const Supers supers(a.kv_heads, a.window);
 
   const auto copy_part = [&](int part) {
     if (part < part1) {
@@ -61,7 +61,7 @@ __device__ void prefill(const Args& a) {
 
   for (int c = threadIdx.x; c < block_rows * Rows<D>::chunks; c += threads) {
     const int row = c / Rows<D>::chunks, chunk = c % Rows<D>::chunks, r = min(tile.row0 + row, all_rows - 1);
-    const __nv_bfloat16* from =
+    const bf16* from =
         a.q + (int64_t(tile.token_start + r / group) * a.heads + kv_head * group + r % group) * D + chunk * 8;
     uint4 x = *reinterpret_cast<const uint4*>(from);
     x.x = from_bf16<T>(x.x), x.y = from_bf16<T>(x.y), x.z = from_bf16<T>(x.z), x.w = from_bf16<T>(x.w);
@@ -79,10 +79,14 @@ __device__ void prefill(const Args& a) {
   if constexpr (EXACT)
     for (int i = 0; i < MT * N; i++) totals[i * threads] = {0, 0, 0, 0};
 
+  // Rows of a tile that a lane reads, first chunks.
+  const uint32_t q_at = base + Rows<D>::at(warp * MT * 16 + (lane & 15), lane >> 4);
+  const uint32_t key_at = Rows<D>::at(((lane >> 4) << 3) + (lane & 7), (lane >> 3) & 1);
+  const uint32_t value_at = Rows<D>::at(lane & 15, lane >> 4);
+
   for (int part = part0; part < part1; part++) {
     wait_all_but<0>();
     __syncthreads();
-    copy_part(part + 1);
     const uint32_t keys = base + Layout::kv + (part & 1) * 2 * Layout::tile, values = keys + Layout::tile;
 
     float s[MT][8][4] = {};
@@ -91,11 +95,11 @@ __device__ void prefill(const Args& a) {
       uint32_t q[MT][4];
 #pragma unroll
       for (int mt = 0; mt < MT; mt++)
-        load_matrices(q[mt], base + Rows<D>::at((warp * MT + mt) * 16 + (lane & 15), 2 * k + (lane >> 4)));
+        load_matrices(q[mt], Rows<D>::moved(q_at + mt * 16 * Rows<D>::stride, 2 * k));
 #pragma unroll
       for (int j = 0; j < 8; j += 2) {
         uint32_t b[4];
-        load_matrices(b, keys + Rows<D>::at(j * 8 + ((lane >> 4) << 3) + (lane & 7), 2 * k + ((lane >> 3) & 1)));
+        load_matrices(b, Rows<D>::moved(keys + key_at, 2 * k) + j * 8 * Rows<D>::stride);
 #pragma unroll
         for (int mt = 0; mt < MT; mt++) {
           multiply<T>(s[mt][j], q[mt], b[0], b[1]);
@@ -103,6 +107,7 @@ __device__ void prefill(const Args& a) {
         }
       }
     }
+    copy_part(part + 1);  // here, where no one waits for shared memory
     if (a.softcap > 0) {
 #pragma unroll
       for (int mt = 0; mt < MT; mt++)
@@ -178,7 +183,7 @@ __device__ void prefill(const Args& a) {
 #pragma unroll
         for (int k = 0; k < 4; k++) {
           uint32_t b[4];
-          load_transposed(b, values + Rows<D>::at(16 * k + (lane & 15), n + (lane >> 4)));
+          load_transposed(b, Rows<D>::moved(values + value_at, n) + k * 16 * Rows<D>::stride);
 #pragma unroll
           for (int mt = 0; mt < MT; mt++) {
             multiply<T>(part_o[mt][0], p[mt][k], b[0], b[1]);
@@ -215,7 +220,7 @@ __device__ void prefill(const Args& a) {
 #pragma unroll
         for (int n = 0; n < N; n += 2) {
           uint32_t b[4];
-          load_transposed(b, values + Rows<D>::at(16 * k + (lane & 15), n + (lane >> 4)));
+          load_transposed(b, Rows<D>::moved(values + value_at, n) + k * 16 * Rows<D>::stride);
 #pragma unroll
           for (int mt = 0; mt < MT; mt++) {
             multiply<T>(o[mt][n], p[mt][k], b[0], b[1]);
@@ -238,7 +243,7 @@ __device__ void prefill(const Args& a) {
       if (r >= all_rows) continue;
       const int token = r / group, head = kv_head * group + r % group;
       const float by = finish(row_m, row_l, a.sinks, head);
-      __nv_bfloat16* to = a.y + (int64_t(tile.token_start + token) * a.heads + head) * D + 2 * t;
+      bf16* to = a.y + (int64_t(tile.token_start + token) * a.heads + head) * D + 2 * t;
 #pragma unroll
       for (int n = 0; n < N; n++) {
         float x = o[mt][n][2 * h], y = o[mt][n][2 * h + 1];
@@ -246,7 +251,7 @@ __device__ void prefill(const Args& a) {
           const float4 sum = totals[(mt * N + n) * threads];
           x = h ? sum.z : sum.x, y = h ? sum.w : sum.y;
         }
-        *reinterpret_cast<uint32_t*>(to + 8 * n) = pack<__nv_bfloat16>(x * by, y * by);
+        *reinterpret_cast<uint32_t*>(to + 8 * n) = pack<bf16>(x * by, y * by);
       }
     }
 }

@@ -75,7 +75,8 @@ struct World {  // the sequences' pages, as the engine gives them
   uint8_t* pool;
   __nv_bfloat16 *q, *y;
   float *sinks = nullptr, *partial;
-  int *token_starts, *kv_starts, *page_starts, *page_firsts, *page_ids, *plan, *arrived, *counts;
+  int *token_starts, *kv_starts, *page_starts, *page_firsts, *page_ids, *plan, *arrived, *token_sequence;
+  mr::StepInfo* step;
   int64_t tiles_at;
   int max_tiles, room = 1024, layers;
   std::vector<int> h_token_starts;
@@ -107,7 +108,12 @@ struct World {  // the sequences' pages, as the engine gives them
     pool = device<uint8_t>(all);
     CHECK(cudaMemset(pool, 0xff, all));  // NaN: what nobody wrote
     token_starts = upload(ts), kv_starts = upload(ks), page_starts = upload(ps), page_firsts = upload(pf), page_ids = upload(ids);
-    counts = upload(std::vector<int>{int(sequences.size()), tokens});
+    mr::StepInfo h_step = {};
+    h_step.tokens = tokens, h_step.sequences = int(sequences.size());
+    step = upload(std::vector<mr::StepInfo>{h_step});
+    std::vector<int> whose;
+    for (size_t i = 0; i < sequences.size(); i++) whose.insert(whose.end(), sequences[i].n, int(i));
+    token_sequence = upload(whose);
     q = device<__nv_bfloat16>(size_t(tokens) * s.heads * s.head_dim);
     y = device<__nv_bfloat16>(size_t(tokens) * s.heads * s.v_head_dim);
     fill_random<<<512, 256>>>(q, int64_t(tokens) * s.heads * s.head_dim, seed << 40, 1.5f);
@@ -119,7 +125,7 @@ struct World {  // the sequences' pages, as the engine gives them
     const int group = s.heads / s.kv_heads;
     max_tiles = tokens * group / 64 + int(sequences.size());
     const int max_runs = 8192 + int(sequences.size()) * (group / 16 + 1);
-    tiles_at = mr::attn::plan_header + int64_t(max_runs) * 12;
+    tiles_at = mr::attn::plan_header + int64_t(max_runs) * 16;
     plan = device<int>(tiles_at + int64_t(max_tiles) * 8);
     const size_t rows = sequences.size() * (group / 16 + 1) * s.kv_heads;
     arrived = device<int>(rows);
@@ -131,7 +137,7 @@ struct World {  // the sequences' pages, as the engine gives them
   void fill_pages(uint64_t seed);
   ~World() {
     for (void* p : {(void*)pool, (void*)q, (void*)y, (void*)sinks, (void*)partial, (void*)token_starts, (void*)kv_starts,
-                    (void*)page_starts, (void*)page_firsts, (void*)page_ids, (void*)plan, (void*)arrived, (void*)counts})
+                    (void*)page_starts, (void*)page_firsts, (void*)page_ids, (void*)plan, (void*)arrived, (void*)step, (void*)token_sequence})
       CHECK(cudaFree(p));
   }
   std::vector<uint16_t> output() const {
@@ -241,7 +247,7 @@ Kernels kernels(Kv kv, int D) {
                                                   (void*)mr_attention_prefill_exact_##name##_64);                              \
   if (D == 96) return sized<96, 2, 3, 4, 2, 8, 1>((void*)mr_attention_decode_##name##_96, (void*)mr_attention_prefill_##name##_96, \
                                                   (void*)mr_attention_prefill_exact_##name##_96);                              \
-  if (D == 128) return sized<128, D128_SLOTS, D128_BLOCKS, 4, 2, 8, 1>((void*)mr_attention_decode_##name##_128, (void*)mr_attention_prefill_##name##_128, \
+  if (D == 128) return sized<128, 3, 2, 4, 2, 8, 1>((void*)mr_attention_decode_##name##_128, (void*)mr_attention_prefill_##name##_128, \
                                                     (void*)mr_attention_prefill_exact_##name##_128);                           \
   return sized<256, 2, 1, 8, 1, 4, 1>((void*)mr_attention_decode_##name##_256, (void*)mr_attention_prefill_##name##_256,         \
                                       (void*)mr_attention_prefill_exact_##name##_256);
@@ -251,7 +257,7 @@ Kernels kernels(Kv kv, int D) {
 
 struct Options {
   bool exact = false;
-  int want = 0;  // 0: two a block
+  int want = 0;  // blocks that the plan is told of; 0: the true number
   bool plan = true;
   int layer = 0;
   bool prefill = true, decode = true;
@@ -260,16 +266,15 @@ struct Options {
 void attend(const World& w, Launcher& to, const Options& o) {
   const Shape& s = w.shape;
   const Kernels k = kernels(s.kv, s.head_dim);
-  int blocks = k.blocks * sms, want = o.want ? o.want : 2 * blocks;
+  int blocks = k.blocks * sms, want = o.want > 0 ? o.want : blocks;
   int rows = o.exact ? k.exact_rows : k.prefill_rows, window = s.window, causal = s.causal, room = w.room;
   int heads = s.heads, kv_heads = s.kv_heads;
   int64_t tiles_at = w.tiles_at, page_bytes = w.page_bytes;
-  const int* sequences = w.counts;
   if (o.plan) {
     const int* p = w.plan;
     to.go((void*)mr_attention_plan, 1, mr::attn::plan_threads, 0,
-          {&p, &tiles_at, &heads, &kv_heads, &window, &causal, &rows, &want, &room, &sequences, (void*)&w.token_starts,
-           (void*)&w.kv_starts, (void*)&w.page_starts, (void*)&w.page_firsts});
+          {&p, &tiles_at, &heads, &kv_heads, &window, &causal, &rows, &want, &room, (void*)&w.step, (void*)&w.token_starts,
+           (void*)&w.kv_starts, (void*)&w.page_starts, (void*)&w.page_firsts, (void*)&w.page_ids});
   }
   const uint8_t *keys = w.pool + o.layer * w.layer_bytes, *values = keys + w.v_at;
   float scale = 1 / std::sqrt(float(s.head_dim)), softcap = s.softcap;
@@ -286,13 +291,12 @@ void attend_any(const World& w, Launcher& to) {
   const Shape& s = w.shape;
   int window = s.window, causal = s.causal, heads = s.heads, kv_heads = s.kv_heads, D = s.head_dim, DV = s.v_head_dim;
   int64_t page_bytes = w.page_bytes;
-  const int *sequences = w.counts, *tokens = w.counts + 1;
   const uint8_t *keys = w.pool, *values = w.pool + w.v_at;
   float scale = 1 / std::sqrt(float(s.head_dim)), softcap = s.softcap;
   const void* kernel = s.kv == BF16 ? (void*)mr_attention_any_bf16 : s.kv == F16 ? (void*)mr_attention_any_f16 : (void*)mr_attention_any_f32;
   to.go(kernel, dim3(w.tokens, heads), mr::attn::any_threads, mr::attn::any_shared_bytes(D),
         {(void*)&w.q, (void*)&w.y, &keys, &values, &page_bytes, (void*)&w.page_ids, (void*)&w.sinks, &heads, &kv_heads, &scale,
-         &softcap, &window, &causal, &D, &DV, &sequences, &tokens, (void*)&w.token_starts, (void*)&w.kv_starts, (void*)&w.page_starts,
+         &softcap, &window, &causal, &D, &DV, (void*)&w.step, (void*)&w.token_sequence, (void*)&w.token_starts, (void*)&w.kv_starts, (void*)&w.page_starts,
          (void*)&w.page_firsts});
 }
 
@@ -637,14 +641,12 @@ void speed() {
   const auto even = [](int count, int length) { return std::vector<Sequence>(count, Sequence{length - 1, 1}); };
   for (int length : {128, 384, 1024, 2048, 4096, 8192, 16384, 32768, 131072})
     time_decode(("8b 1 x " + std::to_string(length)).c_str(), llama8, even(1, length), {0});
-  time_decode("8b 1 x 2048 together", llama8, even(1, 2048), {0}, true);
-  time_decode("8b 1 x 32768 together", llama8, even(1, 32768), {0}, true);
-  for (int count : {8, 32, 64}) time_decode(("8b " + std::to_string(count) + " x 1000").c_str(), llama8, even(count, 1000), {0, 396, 1600});
-  time_decode("8b 8 x 32768", llama8, even(8, 32768), {0, 396});
+  for (int count : {8, 32, 64}) time_decode(("8b " + std::to_string(count) + " x 1000").c_str(), llama8, even(count, 1000), {0});
+  time_decode("8b 8 x 32768", llama8, even(8, 32768), {0});
   std::vector<Sequence> mixed;
   std::mt19937 random(3);
   for (int i = 0; i < 64; i++) mixed.push_back({128 << (random() % 9), 1});
-  time_decode("8b 64 mixed 128 to 32k", llama8, mixed, {0, 396, 1600});
+  time_decode("8b 64 mixed 128 to 32k", llama8, mixed, {0});
   for (int length : {384, 32768}) time_decode(("1b 1 x " + std::to_string(length)).c_str(), llama1, even(1, length), {0});
   time_decode("1b 64 x 1000", llama1, even(64, 1000), {0});
   time_decode("gemma 1b 1 x 8192", gemma1, even(1, 8192), {0});
