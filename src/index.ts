@@ -34,6 +34,8 @@ export interface OpenOptions {
   readonly kvDtype?: KvDType;
   /** Requests (choices) that run at once; more wait. Default 16. */
   readonly maxSequences?: number;
+  /** LoRA adapters to load with the model, by the names that generations call them: GGUF files or PEFT folders. */
+  readonly adapters?: Readonly<Record<string, string>>;
   /** Gives up opening. */
   readonly signal?: AbortSignal;
   /** Bytes of a download and of loading; total is undefined where it is not known. */
@@ -81,6 +83,8 @@ export interface GenerateOptions {
   readonly priority?: number;
   /** Prompts of different salts share no cache. */
   readonly cacheSalt?: string;
+  /** One of the model's adapters; by default none. */
+  readonly adapter?: string;
   /** Aborting ends the generation and makes reading it throw the signal's reason. */
   readonly signal?: AbortSignal;
 }
@@ -119,8 +123,9 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
   };
   const { name, path } = await new Store().resolve(model, { signal, report });
   const { device, threads, contextLength, kvDtype, maxSequences } = options;
+  const adapters = Object.entries(options.adapters ?? {}).map(([name, path]) => ({ name, path }));
   const { session, engine, sampling } = await openSession({
-    spec: { path, device, threads, contextLength, kvDtype, maxSequences },
+    spec: { path, device, threads, contextLength, kvDtype, maxSequences, adapters },
     carrier: workerCarrier,
     onProgress: onProgress && ((done, total) => onProgress("load", done, total)),
     signal,
@@ -214,6 +219,7 @@ export class Model {
       logprobs: options.logprobs,
       priority: options.priority ?? 0,
       cacheSalt: options.cacheSalt,
+      adapter: options.adapter,
     };
     checkOptions(job);
     const prepared = this.session.prepare(job);

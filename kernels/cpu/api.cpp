@@ -165,6 +165,23 @@ void mr_update_slots(void* program, int count, const int32_t* slots, const float
   }
 }
 
+void mr_set_adapter(void* program, int adapter, int site, int rank, const float* a, int a_cols, const float* b, int b_rows,
+                    float scale) noexcept {
+  auto& adapters = of(program).adapters;
+  if (adapter >= int(adapters.size())) adapters.resize(size_t(adapter) + 1);
+  auto& sites = adapters[adapter];
+  if (site >= int(sites.size())) sites.resize(size_t(site) + 1);
+  Factors f{rank, a_cols, b_rows, scale, {a, a + int64_t(rank) * a_cols}, std::vector<float>(size_t(rank) * b_rows)};
+  for (int r = 0; r < b_rows; r++)
+    for (int j = 0; j < rank; j++) f.b[size_t(j) * b_rows + r] = b[int64_t(r) * rank + j];
+  sites[site] = std::move(f);
+}
+
+void mr_drop_adapter(void* program, int adapter) noexcept {
+  auto& adapters = of(program).adapters;
+  if (adapter < int(adapters.size())) adapters[adapter].clear();
+}
+
 double mr_page_bytes(void* program, int group) noexcept { return double(of(program).page_bytes(group)); }
 
 void mr_copy_pages(void* program, int group, const int32_t* from, const int32_t* to, int count) noexcept {

@@ -49,12 +49,21 @@ MR_API void mr_update_slots(void* program, int count, const int32_t* slots, cons
                             const int32_t* prompt_start, const int32_t* prompt_ids, const int32_t* output_start,
                             const int32_t* output_ids) noexcept;
 
+// What adapter slot `adapter` adds at a site (the number of a lora instruction): a [rank, a_cols], b [b_rows, rank].
+MR_API void mr_set_adapter(void* program, int adapter, int site, int rank, const float* a, int a_cols, const float* b,
+                           int b_rows, float scale) noexcept;
+MR_API void mr_drop_adapter(void* program, int adapter) noexcept;
+
 MR_API double mr_page_bytes(void* program, int group) noexcept;
 MR_API void mr_copy_pages(void* program, int group, const int32_t* from, const int32_t* to, int count) noexcept;
 MR_API void mr_read_pages(void* program, int group, const int32_t* ids, int count, uint8_t* out) noexcept;
 MR_API void mr_write_pages(void* program, int group, const int32_t* ids, int count, const uint8_t* bytes) noexcept;
 // floats of the workspace, from a byte offset on.
 MR_API void mr_read_workspace(void* program, double offset, float* out, double count) noexcept;
+
+// Attention with every score in memory, for comparison; see naive_attention.cpp. Returns the bytes of scores.
+MR_API double mr_naive_attention(const float* q, const float* k, const float* v, float* out, int n, int heads,
+                                 int kv_heads, int dim, int threads) noexcept;
 
 // Quantises `values` values of a float type to another's blocks; needs no program. 0: done. 1: one of them is not finite.
 MR_API int mr_quantize(int from, const uint8_t* source, double values, int to, uint8_t* out, int threads) noexcept;

@@ -119,6 +119,7 @@ void decode(Program& p, int code, bool rows, Reader r) {
     if (!op) op = decode_norm(code, r, p);
     if (!op) op = decode_rope(code, r, p);
     if (!op) op = decode_attention_join(code, r, p);
+    if (!op) op = decode_lora(code, r, p);
     if (!op) throw std::runtime_error("unknown instruction " + std::to_string(code));
     append(p, std::move(op), rows);
   }

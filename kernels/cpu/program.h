@@ -126,6 +126,13 @@ struct Slot {
   std::unordered_map<int32_t, Count> counts;
 };
 
+// What an adapter adds at one site: y += scale · B (A x). a: [rank, a_cols]; b, turned round: [rank, b_rows].
+struct Factors {
+  int rank = 0, a_cols = 0, b_rows = 0;
+  float scale = 0;
+  std::vector<float> a, b;
+};
+
 struct Results {
   int32_t* tokens;
   float* logprobs;
@@ -156,6 +163,7 @@ struct Program {
   std::vector<Cache> caches;
   std::vector<Weight> weights;
   std::vector<Slot> slots;
+  std::vector<std::vector<Factors>> adapters;  // by adapter slot and site; empty or of rank 0: nothing is added
   std::vector<std::unique_ptr<WideOp>> ops;
   std::vector<Attention*> attentions;  // those of `ops`, in order
   std::unique_ptr<Tail> tail;
@@ -183,6 +191,7 @@ struct Program {
 // Decoders of the instructions, one a file: null where the code is not theirs.
 std::unique_ptr<TokenOp> decode_elementwise(int code, Reader& r, Program& p);
 std::unique_ptr<TokenOp> decode_norm(int code, Reader& r, Program& p);
+std::unique_ptr<TokenOp> decode_lora(int code, Reader& r, Program& p);
 std::unique_ptr<TokenOp> decode_rope(int code, Reader& r, Program& p);
 std::unique_ptr<TokenOp> decode_attention_join(int code, Reader& r, Program& p);
 std::unique_ptr<WideOp> decode_attention(int code, Reader& r, Program& p);
@@ -204,6 +213,7 @@ enum Code : int {
   code_attention,
   code_attention_join,
   code_logits,
+  code_lora,
 };
 
 }  // namespace mr

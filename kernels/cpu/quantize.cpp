@@ -140,6 +140,13 @@ Values<N> ones() {
   return w;
 }
 
+template <int N>
+Values<N> squares(const Values<N>& x) {
+  Values<N> w;
+  for (int j = 0; j < N; j++) w.v[j] = x.v[j] * x.v[j];
+  return w;
+}
+
 void write_nibbles(const uint8_t* q, uint8_t* out) {
   for (int j = 0; j < 16; j++) out[j] = uint8_t((q[j] & 15) | (q[j + 16] << 4));
 }
@@ -233,9 +240,7 @@ void block_q6_k(const float* x, uint8_t* out) {
   float fit[16], largest = 0;
   for (int s = 0; s < 16; s++) {
     values[s] = load<2>(x + 16 * s);
-    Values<2> w;
-    for (int j = 0; j < 2; j++) w.v[j] = values[s].v[j] * values[s].v[j];
-    fit[s] = fit_scale(values[s], w, -32, 31);
+    fit[s] = fit_scale(values[s], squares(values[s]), -32, 31);
     if (std::fabs(fit[s]) > std::fabs(largest)) largest = fit[s];
   }
   const float d = through_f16(-largest / 128, out + 208);

@@ -24,6 +24,8 @@ export const variables = {
   MILLRACE_DUMP: { meaning: "1: programs keep every activation, so that dump() works (costs memory and time)" },
   HF_ENDPOINT: { meaning: "address of the Hugging Face hub, or of a mirror", default: "https://huggingface.co" },
   HF_TOKEN: { meaning: "access token for private and gated models on the hub" },
+  MILLRACE_REGISTRY: { meaning: "address of a mirror of Ollama's registry" },
+  MILLRACE_REGISTRY_AUTH: { meaning: "host=user:password of registries that ask for them, with commas between" },
   XDG_DATA_HOME: { meaning: "where a user's data lies on Linux" },
   LOCALAPPDATA: { meaning: "where a user's data lies on Windows" },
   CI: { meaning: "set: no progress bars" },

@@ -28,7 +28,7 @@ export interface OpenModel {
 /** sequences: how many requests will run at once. */
 export async function openModel(
   model: string | RandomModel,
-  flags: DeviceFlags & { sequences: number },
+  flags: DeviceFlags & { sequences: number; adapters?: LoadSpec["adapters"] },
 ): Promise<OpenModel> {
   const random = typeof model === "string" ? undefined : model;
   const { name, path } = typeof model === "string" ? await resolveModel(model) : { name: model.name, path: model.name };
@@ -42,6 +42,7 @@ export async function openModel(
     kvDtype,
     maxSequences: flags.sequences,
     contextLength: flags.ctx,
+    adapters: flags.adapters,
   };
   const { session, engine, sampling } = await openSession({ carrier: workerCarrier, spec });
   const { physicalCores } = await import("../host/load.js");

@@ -21,9 +21,12 @@ interface RunFlags extends DeviceFlags, SamplingFlags {
   readonly system?: string;
   readonly maxTokens?: number;
   readonly stop?: readonly string[];
+  readonly lora?: string;
   readonly raw?: boolean;
   readonly json?: boolean;
 }
+
+const loraName = "lora";
 
 type JobBase = Omit<ChatJob, "messages" | "prompt">;
 
@@ -37,6 +40,7 @@ function jobBase(flags: RunFlags, model: OpenModel): JobBase {
     stopIds: [],
     includeStop: false,
     ignoreEos: false,
+    adapter: flags.lora === undefined ? undefined : loraName,
     priority: 0,
   };
 }
@@ -91,7 +95,8 @@ async function run(name: string, words: readonly string[], flags: RunFlags): Pro
     prompt = await readStdinText();
     if (prompt === "") throw new UsageError('there is no prompt: give one (millrace run MODEL "…"), or pipe it in');
   }
-  const model = await openModel(name, { ...flags, sequences: 1 });
+  const adapters = flags.lora === undefined ? [] : [{ name: loraName, path: flags.lora }];
+  const model = await openModel(name, { ...flags, sequences: 1, adapters });
   try {
     if (talk) {
       const { chat } = await import("./chat.js");
@@ -114,6 +119,7 @@ export function command(): Command {
     .option("--system <text>", "the system message")
     .option("--max-tokens <n>", "longest answer (default: to the end of the context)", wholeNumber(1))
     .option("--stop <text>", "end the answer before this text (may be given several times)", collect)
+    .option("--lora <path>", "answer with this LoRA adapter: a .gguf file or a PEFT folder")
     .option("--raw", "continue the prompt as it is, without the chat template")
     .option("--json", "print {text, promptTokens, generatedTokens, ttftMs, …} as JSON when the answer is whole");
   addSamplingFlags(program);

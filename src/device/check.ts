@@ -1,11 +1,11 @@
 // Owns: what every backend checks of what it is handed: batches, pages, and weights against a plan. Every Program calls
 // checkBatch before it starts a step: a bug in the engine ends as an InternalError that names the array, never as a read
 // outside one.
-import { check, FormatError } from "../base/errors.js";
+import { check, FormatError, UserError } from "../base/errors.js";
 import type { TensorInfo } from "../formats/checkpoint.js";
 import type { Plan } from "../plan/plan.js";
 import { type Batch, slotFloats, slotInts } from "./batch.js";
-import type { Limits, PageGroup } from "./device.js";
+import type { AdapterSource, Limits, PageGroup } from "./device.js";
 
 export function checkBatch(batch: Batch, limits: Limits, groups: readonly PageGroup[], vocabSize: number): void {
   const sequences = batch.slots.length;
@@ -95,6 +95,19 @@ function checkUpdates({ updates }: Batch, limits: Limits): void {
   check(updates.floats.length === n * slotFloats && updates.ints.length === n * slotInts, "updates have other lengths");
   starts("updates.promptStart", updates.promptStart, n, updates.promptIds.length);
   starts("updates.outputStart", updates.outputStart, n, updates.outputIds.length);
+}
+
+/** Throws UserError for an adapter that changes what this model has not, or in another size. sites: [out, in] of each. */
+export function checkAdapter({ sites }: AdapterSource, known: ReadonlyMap<string, readonly [number, number]>): void {
+  for (const [site, { a, b }] of sites) {
+    const shape = known.get(site);
+    if (!shape) throw new UserError(`the adapter changes ${site}, which is not a linear layer of this model`);
+    const [rank, into] = a.shape;
+    const fits = into === shape[1] && b.shape[0] === shape[0] && b.shape[1] === rank;
+    if (fits) continue;
+    const [want, have] = [shape, [b.shape[0], into]].map((size) => `[${size.join(", ")}]`);
+    throw new UserError(`the adapter was made for another model: ${site} is ${want} here, the adapter's is ${have}`);
+  }
 }
 
 /** Throws FormatError for pieces that the checkpoint has not, or has in another type or size: before a device reads any

@@ -1,6 +1,6 @@
 // Owns: the engine's side of the protocol: loads one model, runs its Engine, and sends what each step brought as one
 // message. Lives in a worker thread or a process of its own (src/host); knows neither.
-import type { Limits, Program } from "../device/device.js";
+import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { errorRecord, failure } from "./client.js";
 import { Engine, type EngineOutput } from "./loop.js";
 import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
@@ -10,6 +10,10 @@ export interface LoadedModel {
   readonly program: Program;
   readonly limits: Limits;
   readonly modelLimits: ModelLimits;
+  /** EngineOptions.stepTokens. */
+  readonly stepTokens?: number;
+  /** What requests may name. */
+  readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
 }
 
@@ -92,7 +96,13 @@ class Host {
       const model = await runtime.load(spec, (done, total) => this.post({ type: "progress", done, total }));
       const { now, pause } = runtime;
       this.model = model;
-      this.engine = new Engine(model.program, model.limits, { now, pause, output: this.outbox });
+      this.engine = new Engine(model.program, model.limits, {
+        now,
+        pause,
+        output: this.outbox,
+        stepTokens: model.stepTokens,
+      });
+      for (const { name, source } of model.adapters ?? []) await this.engine.loadAdapter(name, source);
       this.running = this.engine.run();
       this.post({ type: "ready", limits: model.modelLimits });
     } catch (error) {

@@ -109,6 +109,8 @@ export interface ModelLimits {
   /** It takes the device's own memory, not the machine's. */
   readonly ownMemory?: boolean;
   readonly memory: { readonly weights: number; readonly workspace: number; readonly cache: number };
+  /** Names that requests may give; absent: none. */
+  readonly adapters?: readonly string[];
 }
 
 /** Restricts what a sequence may produce. Lives with the engine host; built by a grammar worker. */

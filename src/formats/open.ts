@@ -27,6 +27,35 @@ export async function openCheckpoint(path: string, options: OpenOptions = {}): P
   return stat.isDirectory() ? openFolder(absolute, options) : openFile(absolute, options);
 }
 
+/**
+ * A LoRA adapter: a GGUF file, or a PEFT folder (or its adapter_model.safetensors), whose adapter_config.json is then the
+ * checkpoint's config.
+ */
+export async function openAdapter(path: string, options: OpenOptions = {}): Promise<Checkpoint> {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) {
+    throw new UserError(`there is no adapter ${path}: give a .gguf file or a PEFT folder`, {
+      status: 404,
+      code: "adapter_not_found",
+    });
+  }
+  const absolute = resolve(path);
+  if (!stat.isDirectory() && !path.endsWith(".safetensors")) return openFile(absolute, options);
+  const folder = stat.isDirectory() ? absolute : dirname(absolute);
+  const config = join(folder, "adapter_config.json");
+  const weights = join(folder, "adapter_model.safetensors");
+  for (const file of [config, weights]) {
+    if (!existsSync(file)) throw new FormatError(`${path} is no PEFT adapter: it has no ${basename(file)}`);
+  }
+  const located = new Map<string, Located>();
+  return withFiles((open) => {
+    const file = open(weights);
+    for (const tensor of parseHeader(file, parseSafetensors).tensors) locateTensor(located, tensor, file);
+    const files = { config: readJson(config) as Record<string, unknown> };
+    return new FileCheckpoint({ kind: "huggingface", files }, basename(folder), [file], located);
+  }, options);
+}
+
 interface Located {
   readonly info: TensorInfo;
   readonly file: MappedFile;

@@ -8,9 +8,12 @@ import type { Device, KvDType, Limits, MemoryReport } from "../device/device.js"
 import { openDevice } from "../device/open.js";
 import type { LoadedModel } from "../engine/host.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
+import { openAdapter } from "../formats/open.js";
+import { loraAdapter } from "../model/adapter.js";
 import { modelConfig } from "../model/config.js";
 import { decoderPlan } from "../model/decoder.js";
 import { fuse } from "../plan/passes/fuse.js";
+import { withAdapters } from "../plan/passes/lora.js";
 import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
 
@@ -28,11 +31,15 @@ export interface LoadSpec extends CheckpointSpec {
   /** Steps in flight; default 1 on a CPU, where a step is a call that returns when it is done. */
   readonly depth?: number;
   readonly deterministic?: boolean;
+  /** Tokens a step, exactly. Default: as many as the device does in time, 512 at most. */
+  readonly stepTokens?: number;
   /** Of the memory that is free after weights and workspace, what the KV pool may take; default a quarter, and up to three
    *  quarters where a contextLength that was asked for needs them. */
   readonly cacheShare?: number;
   /** Of the machine's memory, the most that it may take; for a device with its own it means nothing. */
   readonly memoryBytes?: number;
+  /** LoRA adapters, by the names that requests call them: GGUF files or PEFT folders. Default: none. */
+  readonly adapters?: readonly { readonly name: string; readonly path: string }[];
 }
 
 // The pool has pages for one sequence of the whole context, or for maxSequences of `usualTokens`, whichever is more: a
@@ -42,7 +49,7 @@ const usualShare = 0.25;
 const largestShare = 0.75;
 
 /** Tokens of one step at most: long prompts are read in chunks of this. */
-const maxTokens = 512;
+const usualStepTokens = 512;
 
 export interface ModelPlan {
   readonly plan: Plan;
@@ -58,7 +65,9 @@ export function planModel(
   spec: Omit<LoadSpec, keyof CheckpointSpec | "device">,
 ): ModelPlan {
   const config = modelConfig(checkpoint);
-  const plan = fuse(decoderPlan(config, checkpoint.tensors), device.info.ops);
+  const adapterSlots = spec.adapters?.length ?? 0;
+  const plain = decoderPlan(config, checkpoint.tensors);
+  const plan = fuse(adapterSlots > 0 ? withAdapters(plain) : plain, device.info.ops);
   const asked = spec.contextLength;
   if (asked !== undefined && asked > config.contextLength) {
     throw new UserError(`a context of ${asked} tokens was asked for, the model was made for ${config.contextLength}`, {
@@ -71,7 +80,7 @@ export function planModel(
   const { memoryBytes, ownMemory } = device.info;
   const free = ownMemory ? memoryBytes : Math.min(memoryBytes, Math.max(0, spec.memoryBytes ?? memoryBytes));
   const limits: Limits = {
-    maxTokens,
+    maxTokens: spec.stepTokens ?? usualStepTokens,
     maxRows: Math.max(64, maxSequences),
     maxSequences,
     slots: maxSequences,
@@ -81,7 +90,7 @@ export function planModel(
     threads: spec.threads ?? physicalCores(),
     depth: spec.depth ?? 1,
     deterministic: spec.deterministic ?? false,
-    adapterSlots: 0,
+    adapterSlots,
     maxPages: Math.ceil(Math.max(contextLength, usualTokens * maxSequences) / device.info.pageTokens),
   };
   const whole = device.estimate(plan, limits);
@@ -113,6 +122,8 @@ export async function loadModel(
   try {
     const device = await openDevice(spec.device);
     const { plan, limits, trainedContextLength } = planModel(checkpoint, device, spec);
+    // Read first: a bad one is known before the weights are.
+    const adapters = await Promise.all((spec.adapters ?? []).map((one) => readAdapter(one, checkpoint)));
     const program = await device.compile(plan, checkpoint, limits, { onProgress });
     const { weights, workspace, cache } = program.memory;
     return {
@@ -126,7 +137,10 @@ export async function loadModel(
         device: device.info.description,
         ownMemory: device.info.ownMemory ?? false,
         memory: { weights, workspace, cache },
+        adapters: adapters.map(({ name }) => name),
       },
+      adapters,
+      stepTokens: spec.stepTokens,
       close: async () => {
         await program.close();
         await device.close();
@@ -136,6 +150,15 @@ export async function loadModel(
   } catch (error) {
     checkpoint.close();
     throw error;
+  }
+}
+
+async function readAdapter({ name, path }: { name: string; path: string }, model: Checkpoint) {
+  const adapter = await openAdapter(path);
+  try {
+    return { name, source: loraAdapter(adapter, modelConfig(model)) };
+  } finally {
+    adapter.close();
   }
 }
 

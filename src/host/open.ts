@@ -5,6 +5,7 @@ import { EngineClient } from "../engine/client.js";
 import type { Port } from "../engine/protocol.js";
 import type { SamplingDefaults } from "../session/defaults.js";
 import type { Session } from "../session/session.js";
+import type { TemplateOverride } from "../text/text.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
 import type { LoadSpec } from "./load.js";
 
@@ -12,6 +13,8 @@ export interface SessionOptions {
   readonly spec: LoadSpec;
   /** workerCarrier or processCarrier. */
   readonly carrier: () => Port;
+  /** In place of the model's own. */
+  readonly template?: TemplateOverride;
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
 }
@@ -27,12 +30,18 @@ export interface OpenedSession {
 }
 
 /** Throws UserError for what cannot be loaded; nothing is left running then. */
-export async function openSession({ spec, carrier, onProgress, signal }: SessionOptions): Promise<OpenedSession> {
+export async function openSession({
+  spec,
+  carrier,
+  template,
+  onProgress,
+  signal,
+}: SessionOptions): Promise<OpenedSession> {
   const loading = EngineClient.open({ carrier, spec, onProgress, signal });
   // Its failure is the one to report, whatever happens to the text side meanwhile.
   loading.catch(() => {});
   try {
-    const { Session, text, endIds, ...about } = await openText(spec);
+    const { Session, text, endIds, ...about } = await openText(spec, template);
     const engine = await loading;
     return { ...about, engine, session: new Session(engine, text, endIds) };
   } catch (error) {
@@ -42,7 +51,7 @@ export async function openSession({ spec, carrier, onProgress, signal }: Session
   }
 }
 
-async function openText(spec: CheckpointSpec) {
+async function openText(spec: CheckpointSpec, template: TemplateOverride | undefined) {
   const [checkpoint, { loadText }, { configuredEndIds, samplingDefaults }, { Session }] = await Promise.all([
     openSpec(spec),
     import("../session/text.js"),
@@ -51,7 +60,7 @@ async function openText(spec: CheckpointSpec) {
   ]);
   try {
     const { meta, label, fileBytes } = checkpoint;
-    const text = loadText(meta);
+    const text = loadText(meta, template);
     return { Session, text, label, fileBytes, endIds: configuredEndIds(meta), sampling: samplingDefaults(meta) };
   } finally {
     checkpoint.close();

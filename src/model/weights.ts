@@ -38,6 +38,14 @@ const ggufNamesPostNorms: Readonly<Record<string, string>> = {
   post_feedforward_layernorm: "post_ffw_norm",
 };
 
+/** Hugging Face's module of a GGUF tensor ("blk.3.attn_q.weight" is "layers.3.self_attn.q_proj"); undefined: not of a layer. */
+export function moduleOfGguf(name: string, postNorms: boolean): string | undefined {
+  const match = /^blk\.(\d+)\.(\w+)\.weight$/.exec(name);
+  const names = Object.entries(postNorms ? ggufNamesPostNorms : ggufNames);
+  const module = match && names.find(([, gguf]) => gguf === match[2])?.[0];
+  return module ? `layers.${match[1]}.${module}` : undefined;
+}
+
 /** Tensors that checkpoints carry and no forward pass reads: tables that are computed, an output matrix that is tied. */
 const knownUnused = [/\.rotary_emb\.inv_freq$/, /\.attn_rot_embd$/, /\.attn\.(masked_)?bias$/];
 

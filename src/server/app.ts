@@ -1,12 +1,16 @@
 // Owns: a server around models: the routes, the socket, and an orderly end. serve.ts says which models there are and loads
 // them; tests give it their own.
-import type { AddressInfo } from "node:net";
+import type { IncomingMessage } from "node:http";
+import type { AddressInfo, Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
+import type { Store } from "../store/store.js";
 import { checkBinding } from "./auth.js";
 import { createHttp } from "./http.js";
 import type { ServedModels } from "./models.js";
+import { ollamaRoutes } from "./ollama.js";
 import { openaiRoutes } from "./openai.js";
+import type { LocalModel } from "./source.js";
 
 export interface ListenOptions {
   /** Loopback by default; another address needs an API key. */
@@ -43,15 +47,22 @@ export interface RunningServer {
   close(): Promise<void>;
 }
 
-export async function listen(models: ServedModels, options: ListenOptions = {}): Promise<RunningServer> {
+/** store: null where the models are all that there will be. */
+export async function listen(
+  models: ServedModels<LocalModel>,
+  store: Store | null,
+  options: ListenOptions = {},
+): Promise<RunningServer> {
   const settings = { ...listenDefaults, ...withoutUndefined(options) };
   checkBinding(settings.host, settings.apiKeys);
   const app = createHttp(settings);
+  const silent = silentConnections(app);
   const draining = new AbortController();
   const closing = new AbortController();
   refuseWhileDraining(app, draining.signal);
   healthRoute(app, models);
   openaiRoutes(app, models, settings, closing.signal);
+  ollamaRoutes(app, { models, store, times: settings, closing: closing.signal });
   try {
     await app.listen({ host: settings.host, port: settings.port });
   } catch (error) {
@@ -63,15 +74,35 @@ export async function listen(models: ServedModels, options: ListenOptions = {}):
   return {
     url: `http://${name}:${port}`,
     port,
-    close: () => (closed ??= close(app, draining, closing, settings.drainMs)),
+    close: () => (closed ??= close(app, silent, draining, closing, settings.drainMs)),
   };
 }
 
-async function close(app: FastifyInstance, draining: AbortController, closing: AbortController, drainMs: number) {
+/** Connections that have asked nothing yet: Node does not count them as idle. */
+function silentConnections(app: FastifyInstance): ReadonlySet<Socket> {
+  const silent = new Set<Socket>();
+  app.server.on("connection", (socket: Socket) => {
+    silent.add(socket);
+    socket.once("close", () => silent.delete(socket));
+  });
+  app.server.on("request", ({ socket }: IncomingMessage) => silent.delete(socket));
+  return silent;
+}
+
+async function close(
+  app: FastifyInstance,
+  silent: ReadonlySet<Socket>,
+  draining: AbortController,
+  closing: AbortController,
+  drainMs: number,
+) {
   draining.abort();
   const deadline = setTimeout(() => closing.abort(shuttingDown()), drainMs);
   // A connection that was busy when the server closed is idle once its answer has ended.
-  const sweep = setInterval(() => app.server.closeIdleConnections(), 50);
+  const sweep = setInterval(() => {
+    app.server.closeIdleConnections();
+    for (const socket of silent) socket.destroy();
+  }, 50);
   await app.close();
   clearInterval(sweep);
   clearTimeout(deadline);
@@ -88,7 +119,7 @@ function refuseWhileDraining(app: FastifyInstance, draining: AbortSignal): void 
 const shuttingDown = () =>
   new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
 
-function healthRoute(app: FastifyInstance, models: ServedModels): void {
+function healthRoute(app: FastifyInstance, models: ServedModels<LocalModel>): void {
   app.get("/health", async () => ({
     status: "ok",
     models: models.loaded.map(({ served: { id, queue } }) => ({

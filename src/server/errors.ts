@@ -1,4 +1,4 @@
-// Owns: how a failure looks from outside: a status, and OpenAI's error body. Every route, Fastify's own refusals included,
+// Owns: how a failure looks from outside: a status, and the error body of the API that was asked. Every route, Fastify's own refusals included,
 // answers through here. Refuses to tell callers anything about a fault that is ours but the request's id.
 import type { FastifyError, FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
@@ -66,7 +66,9 @@ function jsonDetail(error: Error): string {
   return cause === "" ? "" : ` (${cause})`;
 }
 
-export function errorBody(failure: Failure): object {
+/** As the API that the path belongs to has it. */
+export function errorBody(failure: Failure, path: string): object {
+  if (path.startsWith("/api/")) return { error: failure.message };
   return {
     error: { message: failure.message, type: errorType(failure.status), param: failure.param, code: failure.code },
   };

@@ -75,7 +75,7 @@ function fail(error: unknown, request: FastifyRequest, reply: FastifyReply): voi
       : error;
   const failure = failureOf(cause, request.id);
   if (failure.status === 500) logFault(request, cause);
-  sendFailure(reply, failure);
+  sendFailure(request, reply, failure);
 }
 
 function logRequest(request: FastifyRequest, reply: FastifyReply): void {
@@ -87,7 +87,8 @@ function logRequest(request: FastifyRequest, reply: FastifyReply): void {
 
 /** null says the same as leaving the field out, in every API that we speak. */
 function withoutNulls(body: unknown): unknown {
-  if (body === null || typeof body !== "object" || Array.isArray(body)) return body;
+  // A stream or a list is no body of fields.
+  if (body === null || typeof body !== "object" || Object.getPrototypeOf(body) !== Object.prototype) return body;
   return Object.fromEntries(Object.entries(body).filter(([, value]) => value !== null));
 }
 
@@ -104,7 +105,7 @@ function refuseMalformed({ code }: { code?: string }, socket: Socket): void {
         ? ["408 Request Timeout", "The request did not arrive in time."]
         : ["400 Bad Request", "What was sent is not an HTTP/1.1 request."];
   const failure = { status: Number.parseInt(status, 10), message, param: null, code: "bad_request", retryAfter: null };
-  const body = JSON.stringify(errorBody(failure));
+  const body = JSON.stringify(errorBody(failure, ""));
   socket.end(
     `HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
       `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
@@ -129,7 +130,7 @@ function refuseUnknownPaths(app: FastifyInstance): void {
           });
     if (methods.length > 0) reply.header("allow", methods.join(", "));
     const failure = failureOf(missing, request.id);
-    reply.code(failure.status).send(errorBody(failure));
+    reply.code(failure.status).send(errorBody(failure, path));
   });
 }
 

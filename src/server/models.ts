@@ -9,6 +9,7 @@ import { createHash } from "node:crypto";
 import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import type { Session } from "../session/session.js";
+import type { ModelParameters } from "../store/parameters.js";
 import type { QueueLimit } from "./limits.js";
 import { shareThreads } from "./share.js";
 
@@ -21,6 +22,16 @@ export interface ServedModel {
   readonly queue: QueueLimit;
   /** Changes when the same request may give other tokens: another file, device or version. */
   readonly fingerprint: string;
+  readonly defaults?: ModelDefaults;
+}
+
+/** What a package says of its conversations. */
+export interface ModelDefaults {
+  /** Where a conversation has no system message. */
+  readonly system?: string;
+  /** Before every conversation. */
+  readonly messages?: readonly { readonly role: string; readonly content: string }[];
+  readonly parameters?: ModelParameters;
 }
 
 /** A model that can be loaded. */
@@ -28,6 +39,8 @@ export interface Servable {
   readonly id: string;
   /** Unix seconds: when it came to be here. */
   readonly created: number;
+  /** Changes when the model of this id is another one: what is loaded is then loaded anew. */
+  readonly version?: string;
   /** Never unloaded to make room, nor after a time. */
   readonly pinned?: boolean;
 }
@@ -96,6 +109,8 @@ interface Resident<M> {
   loaded?: Loaded;
   leases: number;
   usedAt: number;
+  /** Counts all models' uses: the smallest was used longest ago. */
+  use: number;
   keepAliveMs: number;
   /** Since 1970; while it answers, what it would be if that ended now. */
   expiresAt: number;
@@ -121,6 +136,7 @@ export class ServedModels<M extends Servable = Servable> {
   private readonly leaving = new Set<Resident<M>>();
   private turns: Promise<unknown> = Promise.resolve();
   private queued = 0;
+  private uses = 0;
   private readonly closing = new AbortController();
   private readonly now: () => number;
 
@@ -183,7 +199,7 @@ export class ServedModels<M extends Servable = Servable> {
 
   /** Unloads it once it has answered what it is answering; false: it was not loaded. */
   async unload(name: string): Promise<boolean> {
-    const resident = this.residents.get(this.find(name).id);
+    const resident = this.residents.get(this.source.find(name)?.id ?? name);
     if (resident === undefined) return false;
     await this.evict(resident);
     return true;
@@ -206,12 +222,12 @@ export class ServedModels<M extends Servable = Servable> {
   private residentFor(model: M, { contextLength }: AcquireOptions): Resident<M> {
     const here = this.residents.get(model.id);
     if (here === undefined) return this.begin(model, contextLength);
+    if (here.model.version !== model.version) return this.begin(model, contextLength, this.evict(here));
     const limits = here.loaded?.served.session.limits;
     const short = limits && contextLength !== undefined && contextLength > limits.contextLength;
     // More than it was made for is refused by the session, with the numbers.
     if (!short || contextLength > limits.trainedContextLength) return here;
-    const gone = this.evict(here);
-    return this.begin(model, contextLength, gone);
+    return this.begin(model, contextLength, this.evict(here));
   }
 
   /** Loads go one after another: each is granted what the ones before it left. */
@@ -222,6 +238,7 @@ export class ServedModels<M extends Servable = Servable> {
       loading: turn.then(() => this.load(resident, contextLength)),
       leases: 0,
       usedAt: this.now(),
+      use: ++this.uses,
       keepAliveMs: model.pinned ? Number.POSITIVE_INFINITY : this.settings.keepAliveMs,
       expiresAt: Number.POSITIVE_INFINITY,
     };
@@ -275,7 +292,7 @@ export class ServedModels<M extends Servable = Servable> {
       return true;
     }
     const candidates = this.others(resident).filter(({ model }) => !model.pinned);
-    candidates.sort((a, b) => Math.sign(a.leases) - Math.sign(b.leases) || a.usedAt - b.usedAt);
+    candidates.sort((a, b) => Math.sign(a.leases) - Math.sign(b.leases) || a.use - b.use);
     if (candidates.length === 0) return false;
     log.info(`unloading ${candidates[0].model.id}: ${resident.model.id} needs its place`);
     await orAborted(this.evict(candidates[0]), this.closing.signal);
@@ -302,6 +319,7 @@ export class ServedModels<M extends Servable = Servable> {
   private lease(resident: Resident<M>, change: 1 | -1): void {
     resident.leases += change;
     resident.usedAt = this.now();
+    resident.use = ++this.uses;
     if (resident.leases === 0) resident.whenIdle?.();
     this.settle(resident);
   }

@@ -1,15 +1,16 @@
 // Owns: the OpenAI routes and what they share. Schemas, jobs and shapes are in openai/.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { Servable, ServedModels } from "./models.js";
+import type { Exchange } from "./exchange.js";
+import type { ServedModels } from "./models.js";
 import { chatCompletion } from "./openai/chat.js";
 import { completion } from "./openai/completions.js";
-import type { Exchange } from "./openai/respond.js";
 import { ChatBody, type ChatRequest, CompletionBody, type CompletionRequest } from "./openai/schema.js";
+import type { LocalModel } from "./source.js";
 import { clientSignal, type StreamTimes } from "./stream.js";
 
 export function openaiRoutes(
   app: FastifyInstance,
-  models: ServedModels,
+  models: ServedModels<LocalModel>,
   times: StreamTimes,
   closing: AbortSignal,
 ): void {
@@ -43,7 +44,7 @@ export function openaiRoutes(
   );
 }
 
-function modelCard(models: ServedModels, { id, created }: Servable): object {
+function modelCard(models: ServedModels<LocalModel>, { id, created }: LocalModel): object {
   const served = models.loaded.find(({ model }) => model.id === id)?.served;
   const card = { id, object: "model", created: served?.created ?? created, owned_by: "millrace" };
   return served === undefined ? card : { ...card, max_model_len: served.session.limits.contextLength };

@@ -6,7 +6,7 @@ import { physicalCores } from "../host/load.js";
 import { type PullReport, Store } from "../store/store.js";
 import { type ListenOptions, listen, type RunningServer } from "./app.js";
 import { checkBinding } from "./auth.js";
-import { type ModelSource, ServedModels } from "./models.js";
+import { ServedModels } from "./models.js";
 import { type LoadSettings, type LocalModel, NamedModels, StoredModels } from "./source.js";
 
 export interface ServeModel {
@@ -45,9 +45,9 @@ export async function serve(options: ServeOptions): Promise<ModelServer> {
   // Said before minutes of loading, not after.
   checkBinding(options.host ?? "127.0.0.1", options.apiKeys ?? []);
   const named = await namedModels(options);
-  const source: ModelSource<LocalModel> =
-    named.length > 0 ? new NamedModels(named, options) : new StoredModels(new Store(), options);
-  const models = new ServedModels(source, {
+  const store = named.length > 0 ? null : new Store();
+  const source = store === null ? new NamedModels(named, options) : new StoredModels(store, options);
+  const models = new ServedModels<LocalModel>(source, {
     memoryBytes: options.memoryBytes ?? Math.floor(machineMemory() * 0.9),
     threads: options.threads ?? physicalCores(),
     maxLoaded: options.maxLoaded ?? Number.POSITIVE_INFINITY,
@@ -56,7 +56,7 @@ export async function serve(options: ServeOptions): Promise<ModelServer> {
   });
   try {
     for (const { id } of named) (await models.acquire(id, { signal: options.signal })).release();
-    const server = await listen(models, options);
+    const server = await listen(models, store, options);
     const about = models.loaded.map(({ served: { id, session } }) => ({
       id,
       contextLength: session.limits.contextLength,
@@ -76,8 +76,9 @@ export async function serve(options: ServeOptions): Promise<ModelServer> {
 async function namedModels({ models, report, signal }: ServeOptions): Promise<LocalModel[]> {
   const named: LocalModel[] = [];
   for (const { model, id } of models) {
-    const { name, path } = await new Store().resolve(model, { signal, report });
-    named.push({ id: id ?? name, path, created: Math.floor(Date.now() / 1000), pinned: true });
+    const resolved = await new Store().resolve(model, { signal, report });
+    const created = Math.floor(Date.now() / 1000);
+    named.push({ id: id ?? resolved.name, path: resolved.path, created, pinned: true, package: resolved.package });
   }
   if (new Set(named.map(({ id }) => id)).size !== named.length)
     throw new UserError("Two models were given the same id; ids must differ.");

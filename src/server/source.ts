@@ -11,6 +11,8 @@ import { fingerprint, type Loaded, type LoadGrant, type ModelSource, type Servab
 export interface LocalModel extends Servable {
   /** Of a .gguf file, or of a folder. */
   readonly path: string;
+  /** undefined: a path. */
+  readonly package?: Package;
 }
 
 export interface LoadSettings {
@@ -69,8 +71,10 @@ export class StoredModels implements ModelSource<LocalModel> {
   }
 }
 
-function localModel({ name, path, modifiedAt }: Package): LocalModel {
-  return { id: shortName(name), path, created: Math.floor(Date.parse(modifiedAt) / 1000) };
+function localModel(one: Package): LocalModel {
+  const { name, path, modifiedAt, digest } = one;
+  const created = Math.floor(Date.parse(modifiedAt) / 1000);
+  return { id: shortName(name), path, created, version: digest, package: one };
 }
 
 async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSettings): Promise<Loaded> {
@@ -92,6 +96,7 @@ async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSett
       session,
       queue: new QueueLimit(limits.maxSequences, maxWaiting),
       fingerprint: fingerprint(label, fileBytes, limits.device, kvDtype ?? "default"),
+      defaults: model.package,
     },
     hostBytes: limits.ownMemory ? 0 : weights + workspace + cache,
     grantThreads: (count) => engine.grant(count),

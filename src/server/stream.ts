@@ -1,4 +1,4 @@
-// Owns: one server-sent event stream: headers when the first event comes (so that a failure before it still has a status
+// Owns: one stream of JSON objects, as server-sent events or as lines (NDJSON): headers when the first event comes (so that a failure before it still has a status
 // code), comments that keep proxies from closing it through a long prefill, and back-pressure: a reader that takes
 // nothing for too long is cut off, and its request is aborted.
 import type { FastifyReply, FastifyRequest } from "fastify";
@@ -22,6 +22,31 @@ export function clientSignal(request: FastifyRequest, reply: FastifyReply): Abor
   return controller.signal;
 }
 
+/** How objects follow each other. */
+export interface Framing {
+  readonly contentType: string;
+  frame(data: object): string;
+  /** After the last object. */
+  readonly end: string;
+  /** Says nothing, and keeps proxies from closing the stream; null: there is no such thing. */
+  readonly keepAlive: string | null;
+}
+
+export const serverSentEvents: Framing = {
+  contentType: "text/event-stream; charset=utf-8",
+  frame: (data) => `data: ${JSON.stringify(data)}\n\n`,
+  end: "data: [DONE]\n\n",
+  keepAlive: ": keep-alive\n\n",
+};
+
+/** One object a line, as Ollama streams. */
+export const jsonLines: Framing = {
+  contentType: "application/x-ndjson",
+  frame: (data) => `${JSON.stringify(data)}\n`,
+  end: "",
+  keepAlive: null,
+};
+
 export class EventStream {
   private opened = false;
   private readonly timer: NodeJS.Timeout;
@@ -30,6 +55,7 @@ export class EventStream {
     private readonly request: FastifyRequest,
     private readonly reply: FastifyReply,
     private readonly times: StreamTimes,
+    private readonly framing: Framing = serverSentEvents,
   ) {
     this.timer = setInterval(() => this.keepAlive(), times.keepAliveMs);
     this.timer.unref();
@@ -37,11 +63,11 @@ export class EventStream {
 
   /** Resolves when the socket takes more; a reader that is gone or too slow rejects. */
   async send(data: object): Promise<void> {
-    await this.write(`data: ${JSON.stringify(data)}\n\n`);
+    await this.write(this.framing.frame(data));
   }
 
   async done(): Promise<void> {
-    await this.write("data: [DONE]\n\n");
+    if (this.framing.end !== "") await this.write(this.framing.end);
     this.end();
   }
 
@@ -51,11 +77,11 @@ export class EventStream {
     if (failure.status === 500 && !(error instanceof ClientGone)) logFault(this.request, error);
     if (!this.opened) {
       clearInterval(this.timer);
-      sendFailure(this.reply, failure);
+      sendFailure(this.request, this.reply, failure);
       return;
     }
     try {
-      await this.send(errorBody(failure));
+      await this.send(errorBody(failure, this.request.url));
       await this.done();
     } catch {
       this.end();
@@ -69,7 +95,7 @@ export class EventStream {
     const raw = this.reply.raw;
     for (const [name, value] of Object.entries(headers)) if (value !== undefined) raw.setHeader(name, value);
     raw.writeHead(200, {
-      "content-type": "text/event-stream; charset=utf-8",
+      "content-type": this.framing.contentType,
       "cache-control": "no-cache",
       "x-accel-buffering": "no",
     });
@@ -78,9 +104,10 @@ export class EventStream {
 
   private keepAlive(): void {
     const raw = this.reply.raw;
-    if (raw.destroyed || raw.writableEnded || raw.writableNeedDrain) return;
+    const { keepAlive } = this.framing;
+    if (keepAlive === null || raw.destroyed || raw.writableEnded || raw.writableNeedDrain) return;
     if (!this.opened) this.open();
-    raw.write(": keep-alive\n\n");
+    raw.write(keepAlive);
   }
 
   private async write(text: string): Promise<void> {
@@ -124,7 +151,7 @@ export class ClientGone extends Error {
   }
 }
 
-export function sendFailure(reply: FastifyReply, failure: Failure): void {
+export function sendFailure(request: FastifyRequest, reply: FastifyReply, failure: Failure): void {
   if (failure.retryAfter !== null) reply.header("retry-after", String(failure.retryAfter));
-  reply.code(failure.status).send(errorBody(failure));
+  reply.code(failure.status).send(errorBody(failure, request.url));
 }

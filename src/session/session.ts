@@ -38,6 +38,7 @@ export class Session {
   /** Throws UserError where the job cannot be done. Nothing has begun when it returns. */
   prepare(job: ChatJob): Prepared {
     refuseUnsupported(job);
+    this.refuseFarTooLong(job);
     const promptIds = this.promptIds(job);
     const { vocabSize } = this.limits;
     checkIds("prompt", promptIds, vocabSize);
@@ -47,6 +48,7 @@ export class Session {
       vocabSize,
     );
     checkIds("stop_token_ids", job.stopIds, vocabSize);
+    this.checkAdapter(job.adapter);
     if (job.stop.length > 0) this.needText("stop", "Stop strings need one; give stop_token_ids.");
     const maxTokens = this.maxTokens(job, promptIds.length);
     if (job.minTokens > maxTokens) {
@@ -69,6 +71,7 @@ export class Session {
         promptLogprobs: job.promptLogprobs,
         priority: job.priority,
         cacheSalt: job.cacheSalt,
+        adapter: job.adapter,
       },
     };
   }
@@ -139,10 +142,10 @@ export class Session {
     return this.text?.tokenizer.tokenBytes(id) ?? new Uint8Array(0);
   }
 
-  private promptIds(job: ChatJob): Int32Array {
+  /** The prompt as the model gets it, however long it is. */
+  promptIds(job: ChatJob): Int32Array {
     const given = [job.messages, job.prompt, job.promptIds].filter((input) => input !== undefined).length;
     if (given !== 1) throw new UserError("Give exactly one of messages, a prompt and a prompt's token ids.");
-    this.refuseFarTooLong(job);
     const ids =
       job.promptIds ??
       (job.messages ? this.renderChat(job, job.messages) : this.encodePrompt(job.prompt!, job.parseSpecial));
@@ -218,6 +221,17 @@ export class Session {
       (id) => this.tokenBytes(id),
       job.minTokens,
     );
+  }
+
+  private checkAdapter(name: string | undefined): void {
+    const { adapters = [] } = this.limits;
+    if (name === undefined || adapters.includes(name)) return;
+    const known = adapters.length > 0 ? `it has ${adapters.join(", ")}` : "it was loaded with none";
+    throw new UserError(`This model has no adapter ${JSON.stringify(name)}: ${known}.`, {
+      status: 404,
+      code: "adapter_not_found",
+      param: "adapter",
+    });
   }
 
   private needText(param: string, instead: string): TextModel {

@@ -4,14 +4,14 @@ import { log } from "../base/log.js";
 import type { CheckpointMeta } from "../formats/checkpoint.js";
 import { type ChatTemplate, encodeChat, type TemplateMessage } from "../text/chat.js";
 import { Detokenizer } from "../text/detokenizer.js";
-import { createTextModel } from "../text/text.js";
+import { createTextModel, type TemplateOverride } from "../text/text.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { TextModel, TextStream, TextTemplate, TextTokenizer } from "./needs.js";
 import type { ChatMessage } from "./types.js";
 
 /** Undefined for a checkpoint without a tokenizer: it is served by token ids alone. */
-export function loadText(meta: CheckpointMeta): TextModel | undefined {
-  const { tokenizer, template } = createTextModel(meta);
+export function loadText(meta: CheckpointMeta, override?: TemplateOverride): TextModel | undefined {
+  const { tokenizer, template } = createTextModel(meta, override);
   if (tokenizer === undefined) return undefined;
   for (const warning of tokenizer.warnings) log.warn(warning);
   return { tokenizer: textTokenizer(tokenizer), template: template && textTemplate(tokenizer, template) };

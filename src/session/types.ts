@@ -78,6 +78,8 @@ export interface ChatJob {
   readonly promptLogprobs?: number;
   readonly priority: number;
   readonly cacheSalt?: string;
+  /** A LoRA adapter that the model was loaded with, by its name; none unless said. */
+  readonly adapter?: string;
 }
 
 export interface DeltaToken {

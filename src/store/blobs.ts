@@ -44,16 +44,41 @@ export function partialPath(folder: string, key: string): string {
 }
 
 /** Feeds the first `bytes` of a file to the hashes. */
-export async function hashFile(path: string, hashes: readonly Hash[]): Promise<void> {
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) {
+export async function hashFile(
+  path: string,
+  hashes: readonly Hash[],
+  onProgress?: (done: number) => void,
+  signal?: AbortSignal,
+): Promise<void> {
+  let done = 0;
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, signal })) {
     for (const hash of hashes) hash.update(chunk as Buffer);
+    done += (chunk as Buffer).length;
+    onProgress?.(done);
   }
 }
 
-export async function sha256OfFile(path: string): Promise<string> {
+export async function sha256OfFile(
+  path: string,
+  onProgress?: (done: number) => void,
+  signal?: AbortSignal,
+): Promise<string> {
   const hash = createHash("sha256");
-  await hashFile(path, [hash]);
+  await hashFile(path, [hash], onProgress, signal);
   return hash.digest("hex");
+}
+
+const diskFaults = new Set(["ENOSPC", "EDQUOT", "EROFS", "EACCES"]);
+
+/** What the disk refused, as something that a person can mend; anything else as it is. */
+export function diskFailure(error: unknown, where: string): unknown {
+  const { code, message } = (error ?? {}) as NodeJS.ErrnoException;
+  if (error instanceof UserError || !diskFaults.has(code ?? "")) return error;
+  return new UserError(`${where} cannot be written: ${message}. What was there is as it was.`, {
+    status: 507,
+    code: "store_full",
+    cause: error,
+  });
 }
 
 /** git's name for a file's content: SHA-1 over its length and its bytes. */

@@ -4,6 +4,7 @@ import { rmSync, statSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { UserError } from "../base/errors.js";
+import { diskFailure } from "./blobs.js";
 
 export interface DownloadOptions {
   readonly headers?: Readonly<Record<string, string>>;
@@ -18,13 +19,15 @@ export interface DownloadOptions {
   readonly pauseMs?: number;
   readonly onProgress?: (done: number, total: number | undefined) => void;
   readonly signal?: AbortSignal;
+  /** Words for an answer that says no; by default the hub's. */
+  readonly refuse?: (status: number, url: string) => UserError;
 }
 
 /** The server's answer says no, and asking again will not help. */
 export class HttpRefusal extends UserError {}
 
 /** No answer, or one that broke off: another try may do better. */
-class Transient extends Error {
+export class Transient extends Error {
   constructor(
     message: string,
     readonly retryAfterMs?: number,
@@ -67,13 +70,13 @@ export function networkReason(error: unknown): string {
   return inner instanceof Error ? inner.message : String(inner);
 }
 
-function retryAfterMs(response: Response): number | undefined {
+export function retryAfterMs(response: Response): number | undefined {
   const seconds = Number(response.headers.get("retry-after") ?? Number.NaN);
   return Number.isFinite(seconds) ? Math.max(0, seconds) * 1000 : undefined;
 }
 
 /** Aborts when nothing has come for a while: a dead connection can stay open for hours. */
-class Watchdog {
+export class Watchdog {
   private readonly controller = new AbortController();
   private timer: NodeJS.Timeout | undefined;
 
@@ -99,7 +102,7 @@ class Watchdog {
 }
 
 /** Headers within the limit, or a Transient that says so. Redirects are followed. */
-async function answer(
+export async function answer(
   url: string,
   headers: Record<string, string>,
   limitMs: number,
@@ -117,17 +120,21 @@ async function answer(
   }
 }
 
-const diskFaults = new Set(["ENOSPC", "EACCES", "EROFS", "EDQUOT"]);
-
 /** Throws for every answer that brings no content; Transient where another try may do better. */
-async function checkStatus(response: Response, url: string, path: string, hasToken: boolean): Promise<void> {
+export async function checkStatus(
+  response: Response,
+  url: string,
+  path: string | undefined,
+  options: DownloadOptions,
+): Promise<void> {
   if (response.ok) return;
   await response.body?.cancel();
-  if (response.status === 416) {
+  if (response.status === 416 && path !== undefined) {
     rmSync(path, { force: true });
     throw new Transient("the partial file did not fit the server's file");
   }
-  const no = refusal(response.status, url, hasToken);
+  const hasToken = options.headers?.authorization !== undefined;
+  const no = options.refuse?.(response.status, url) ?? refusal(response.status, url, hasToken);
   if (response.status !== 429 && response.status < 500) throw no;
   throw Object.assign(new Transient(no.message, retryAfterMs(response)), { cause: no });
 }
@@ -144,7 +151,7 @@ async function attempt(url: string, path: string, options: DownloadOptions, firs
   const watchdog = new Watchdog(options.signal);
   try {
     const response = await answer(url, headers, limitMs, watchdog, options.signal);
-    await checkStatus(response, url, path, headers.authorization !== undefined);
+    await checkStatus(response, url, path, options);
     const resumed = response.status === 206;
     const offset = resumed ? start : 0;
     const length = Number(response.headers.get("content-length") ?? Number.NaN);
@@ -153,8 +160,8 @@ async function attempt(url: string, path: string, options: DownloadOptions, firs
     options.onProgress?.(done, total);
     // Each chunk is on its way to the disk before the next is read, and the file is closed before this returns: a write
     // that is still under way would grow the file after the next try has looked where it ends.
-    const file = await open(path, resumed ? "a" : "w").catch((error: Error) => {
-      throw cannotWrite(path, error);
+    const file = await open(path, resumed ? "a" : "w").catch((error: unknown) => {
+      throw diskFailure(error, path);
     });
     watchdog.expect(silenceMs);
     try {
@@ -166,7 +173,8 @@ async function attempt(url: string, path: string, options: DownloadOptions, firs
       }
     } catch (error) {
       options.signal?.throwIfAborted();
-      if (diskFaults.has((error as NodeJS.ErrnoException).code ?? "")) throw cannotWrite(path, error as Error);
+      const failure = diskFailure(error, path);
+      if (failure instanceof UserError) throw failure;
       const reason = watchdog.bit ? watchdog.signal.reason : error;
       throw new Transient(`the connection broke off after ${done} bytes: ${networkReason(reason)}`);
     } finally {
@@ -180,31 +188,35 @@ async function attempt(url: string, path: string, options: DownloadOptions, firs
   }
 }
 
-function cannotWrite(path: string, error: Error): UserError {
-  return new UserError(`${path} cannot be written: ${error.message}`, {
-    status: 507,
-    code: "store_full",
-    cause: error,
-  });
-}
-
 /** The whole file at `path`. A try that brought bytes makes the count of tries start over. */
 export async function download(url: string, path: string, options: DownloadOptions = {}): Promise<void> {
+  await retrying(
+    (first) => attempt(url, path, options, first),
+    () => sizeOf(path),
+    options,
+  );
+}
+
+/** Tries again after what is Transient. size: what has arrived so far. */
+export async function retrying(
+  body: (first: boolean) => Promise<void>,
+  size: () => number,
+  options: DownloadOptions,
+): Promise<void> {
   const retries = options.retries ?? 5;
   let failures = 0;
   for (let first = true; ; first = false) {
-    const before = sizeOf(path);
+    const before = size();
     try {
-      await attempt(url, path, options, first);
+      await body(first);
       return;
     } catch (error) {
       if (!(error instanceof Transient)) throw error;
-      failures = sizeOf(path) > before ? 1 : failures + 1;
+      const moved = size() > before;
+      failures = moved ? 1 : failures + 1;
       // A source that has not answered at all is the caller's to replace: the first answer decides quickly.
-      if (
-        failures > retries ||
-        (first && options.firstAnswerMs !== undefined && error.cause === undefined && sizeOf(path) === before)
-      ) {
+      const gone = first && options.firstAnswerMs !== undefined && error.cause === undefined && !moved;
+      if (failures > retries || gone) {
         throw error.cause instanceof UserError
           ? error.cause
           : new UserError(`${error.message}.`, { status: 502, code: "download_failed", cause: error });

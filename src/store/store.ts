@@ -1,10 +1,12 @@
 // Owns: which models are here, and how one comes to be: MODEL as a person writes it → blobs and a manifest → a Package.
 // Manifests are written last, so a package is there only when it is whole. A kill at any moment leaves a valid store.
 import { createHash } from "node:crypto";
-import { existsSync, rmSync } from "node:fs";
+import { createWriteStream, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { dirname } from "node:path";
+import { pipeline } from "node:stream/promises";
 import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
-import { addBytes, hasBlob } from "./blobs.js";
+import { addBytes, adopt, blobPath, diskFailure, hasBlob, partialPath } from "./blobs.js";
 import type { CatalogueEntry } from "./catalogue.js";
 import { describeOrUnknown } from "./describe.js";
 import { fetchFile, type WantedFile } from "./fetch.js";
@@ -15,6 +17,7 @@ import {
   configType,
   type Descriptor,
   encodeManifest,
+  hexOf,
   layerType,
   listIds,
   manifestPath,
@@ -30,14 +33,17 @@ import {
 import { migrate } from "./migrate.js";
 import {
   displayName,
+  isOnThisMachine,
   isPathSpelling,
-  notAModel,
   type PackageId,
   type PackageName,
   parseModelName,
   parsePackageName,
+  whatAModelIs,
 } from "./names.js";
 import { configBlob, fileLayer, linkModel, modelKey, openPackage, type Package } from "./package.js";
+import { pullFromRegistry } from "./pull-registry.js";
+import { pullFromUrl } from "./pull-url.js";
 import type { PullOptions } from "./report.js";
 
 export type { Package, PackageConfig, PackageFile, PackageMessage } from "./package.js";
@@ -58,6 +64,8 @@ export const shortName = (name: string) => name.replace(/:latest$/, "");
 function statedNameOf({ id, name }: PackageName): { annotations?: Record<string, string> } {
   return name === displayName(id) ? {} : named(name);
 }
+
+let uploads = 0;
 
 export class Store {
   constructor(readonly folder: string = dataFolder()) {}
@@ -122,6 +130,38 @@ export class Store {
     });
   }
 
+  /** null: not here. */
+  manifest(name: string): OciManifest | null {
+    const parsed = nameOrNull(name);
+    return parsed === null ? null : (readManifest(this.folder, parsed.id)?.manifest ?? null);
+  }
+
+  blobText({ digest }: Descriptor): string {
+    return readFileSync(blobPath(this.folder, hexOf(digest)), "utf8");
+  }
+
+  /** Whether the blob of this digest ("sha256:…") is here. */
+  hasBlob(digest: string): boolean {
+    return /^sha256:[0-9a-f]{64}$/.test(digest) && existsSync(blobPath(this.folder, hexOf(digest)));
+  }
+
+  /** Keeps what a client sends, for a package that it then creates. Throws DigestMismatch where it is something else. */
+  async addBlob(digest: string, content: AsyncIterable<Uint8Array>): Promise<void> {
+    if (!/^sha256:[0-9a-f]{64}$/.test(digest)) {
+      throw new UserError(`${JSON.stringify(digest)} is no digest: write sha256: and 64 hexadecimal digits`);
+    }
+    if (this.hasBlob(digest)) return;
+    const partial = partialPath(this.folder, `${hexOf(digest)}.${process.pid}.${++uploads}`);
+    mkdirSync(dirname(partial), { recursive: true });
+    try {
+      await pipeline(content, createWriteStream(partial));
+      await adopt(this.folder, partial, digest, { kind: "sha256", hex: hexOf(digest) });
+    } catch (error) {
+      rmSync(partial, { force: true });
+      throw diskFailure(error, this.folder);
+    }
+  }
+
   /** Writes a manifest whose blobs are held, and frees what only the one before it named. */
   async commit(id: PackageId, text: string): Promise<Package> {
     await withStoreLock(this.folder, () => this.replace(id, text));
@@ -164,25 +204,63 @@ export class Store {
   }
 
   private async fetch(name: PackageName, options: PullOptions): Promise<Package> {
-    if (name.kind === "registry" || name.kind === "url") throw notAModel(name.name);
-    const { files, license } =
-      name.kind === "catalogue" ? fromCatalogue(name.entry) : await fromHub(name.hub, options.signal);
+    migrate(this.folder);
     const hold = new Hold(this.folder);
     try {
-      await hold.add(...files.flatMap(({ digest }) => (digest.kind === "sha256" ? [digest.hex] : [])));
-      const layers: Descriptor[] = [];
-      for (const file of files) {
+      const text =
+        name.kind === "registry" ? await this.fromRegistry(name, hold, options) : await this.build(name, hold, options);
+      options.signal?.throwIfAborted();
+      options.report?.status?.("writing manifest");
+      return await this.commit(name.id, text);
+    } catch (error) {
+      throw diskFailure(error, this.folder);
+    } finally {
+      hold.release();
+    }
+  }
+
+  private async fromRegistry(
+    name: PackageName & { kind: "registry" },
+    hold: Hold,
+    options: PullOptions,
+  ): Promise<string> {
+    const insecure = options.insecure || name.insecure;
+    if (name.insecure && !options.insecure && !isOnThisMachine(name.id.registry)) {
+      throw new UserError(`${name.name} over plain HTTP can be read and changed on its way: --insecure allows it`);
+    }
+    try {
+      return await pullFromRegistry(this.folder, name.id, hold, { ...options, insecure });
+    } catch (error) {
+      if (!(error instanceof UserError) || ![404, 502].includes(error.status)) throw error;
+      // Most likely a name that was meant for something else.
+      throw new UserError(`${error.message} ${whatAModelIs()}`, {
+        status: error.status,
+        code: error.code,
+        cause: error,
+      });
+    }
+  }
+
+  /** The manifest's text of what is no package where it comes from. */
+  private async build(name: Exclude<PackageName, { kind: "registry" }>, hold: Hold, options: PullOptions) {
+    const layers: Descriptor[] = [];
+    let license: string | undefined;
+    if (name.kind === "url") {
+      const file = await pullFromUrl(this.folder, name.url, options);
+      await hold.add(file.sha256);
+      layers.push(fileLayer(file));
+    } else {
+      const wanted = name.kind === "catalogue" ? fromCatalogue(name.entry) : await fromHub(name.hub, options.signal);
+      license = wanted.license;
+      await hold.add(...wanted.files.flatMap(({ digest }) => (digest.kind === "sha256" ? [digest.hex] : [])));
+      for (const file of wanted.files) {
         const { sha256 } = await fetchFile(this.folder, file, options);
         await hold.add(sha256);
         layers.push(fileLayer({ name: file.name, sha256, bytes: file.bytes }));
       }
-      options.report?.status?.("writing manifest");
-      if (license !== undefined) layers.push(await this.addText(hold, layerType.license, license));
-      const manifest = await this.describe(hold, layers, statedNameOf(name));
-      return await this.commit(name.id, encodeManifest(manifest));
-    } finally {
-      hold.release();
     }
+    if (license !== undefined) layers.push(await this.addText(hold, layerType.license, license));
+    return encodeManifest(await this.describe(hold, layers, statedNameOf(name)));
   }
 
   /** A manifest around these layers, with the config that the model's header gives. */

@@ -8,8 +8,9 @@
 // template's own too: worse for the answer, but no door. Strings that could be cut so that a spelling arises are rendered
 // once more without their fragments, and where this changes which control tokens the prompt has, it is refused.
 import { UserError } from "../base/errors.js";
-import { JinjaTemplate } from "./jinja.js";
+import { parseTemplate, type TemplateEngine } from "./any-template.js";
 import { SpecialMatcher } from "./special-matcher.js";
+import type { TemplateKind } from "./template-kind.js";
 import type { Tokenizer } from "./tokenizer.js";
 
 /** OpenAI's and Hugging Face's form; further fields reach the template as they are. */
@@ -44,6 +45,8 @@ export interface RenderedChat {
 
 export interface ChatTemplateSource {
   readonly template: string;
+  /** Default "jinja". */
+  readonly kind?: TemplateKind;
   readonly named?: Readonly<Record<string, string>>;
   /** bos_token, eos_token…, as they are spelled. */
   readonly specialTokens?: Readonly<Record<string, string>>;
@@ -52,16 +55,16 @@ export interface ChatTemplateSource {
 
 export class ChatTemplate {
   readonly source: string;
-  private readonly fallback: JinjaTemplate;
-  private readonly named = new Map<string, JinjaTemplate>();
+  private readonly fallback: TemplateEngine;
+  private readonly named = new Map<string, TemplateEngine>();
   private readonly specialTokens: Readonly<Record<string, string>>;
   private readonly spellings: Spellings;
-  private readonly takesParts = new Map<JinjaTemplate, boolean>();
+  private readonly takesParts = new Map<TemplateEngine, boolean>();
 
-  constructor({ template, named = {}, specialTokens = {}, controlSpellings = [] }: ChatTemplateSource) {
+  constructor({ template, kind = "jinja", named = {}, specialTokens = {}, controlSpellings = [] }: ChatTemplateSource) {
     this.source = template;
-    this.fallback = new JinjaTemplate(template);
-    for (const [name, text] of Object.entries(named)) this.named.set(name, new JinjaTemplate(text));
+    this.fallback = parseTemplate(template, kind);
+    for (const [name, text] of Object.entries(named)) this.named.set(name, parseTemplate(text, kind));
     this.specialTokens = specialTokens;
     this.spellings = new Spellings(controlSpellings);
   }
@@ -81,7 +84,7 @@ export class ChatTemplate {
     return this.spellings.separate(text, caller, run);
   }
 
-  private choose({ name, tools }: RenderOptions): JinjaTemplate {
+  private choose({ name, tools }: RenderOptions): TemplateEngine {
     if (name === undefined || name === "default") {
       return (name === undefined && tools !== undefined && this.named.get("tool_use")) || this.fallback;
     }
@@ -90,7 +93,7 @@ export class ChatTemplate {
     throw new UserError(`the model has no chat template "${name}"; it has: ${this.names.join(", ")}`);
   }
 
-  private variables(template: JinjaTemplate, options: RenderOptions): Record<string, unknown> {
+  private variables(template: TemplateEngine, options: RenderOptions): Record<string, unknown> {
     const { messages, tools, documents, addGenerationPrompt = true, variables = {} } = options;
     return {
       ...this.specialTokens,
@@ -103,7 +106,7 @@ export class ChatTemplate {
   }
 
   /** Some templates read only lists of parts: seen by whether a message's text comes out. */
-  private wantsParts(template: JinjaTemplate): boolean {
+  private wantsParts(template: TemplateEngine): boolean {
     const known = this.takesParts.get(template);
     if (known !== undefined) return known;
     const probe = "\uE0F0probe\uE0F0";

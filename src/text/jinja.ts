@@ -156,20 +156,24 @@ function plain(value: RuntimeValue): unknown {
 
 class Raised extends Error {}
 
-/** One parsed template. */
+/** One template, parsed when it is first rendered: a model whose template cannot be read still continues text. */
 export class JinjaTemplate {
-  private readonly program: unknown;
+  private parsed: unknown;
 
-  constructor(readonly source: string) {
+  constructor(readonly source: string) {}
+
+  private get program(): unknown {
     try {
-      this.program = parse(tokenize(source, { lstrip_blocks: true, trim_blocks: true }));
+      this.parsed ??= parse(tokenize(this.source, { lstrip_blocks: true, trim_blocks: true }));
     } catch (error) {
       throw new FormatError(`the chat template cannot be read: ${(error as Error).message}`, error);
     }
+    return this.parsed;
   }
 
   /** now: what strftime_now() tells. */
   render(variables: Readonly<Record<string, unknown>>, now: Date = new Date()): string {
+    const { program } = this;
     const environment = new Environment();
     const globals: Record<string, unknown> = {
       true: true,
@@ -187,7 +191,7 @@ export class JinjaTemplate {
     };
     try {
       for (const [name, value] of Object.entries({ ...globals, ...variables })) environment.set(name, value);
-      return String(new PythonicInterpreter(environment).run(this.program).value);
+      return String(new PythonicInterpreter(environment).run(program).value);
     } catch (error) {
       if (error instanceof Raised) {
         throw new UserError(`the model's chat template refuses this: ${error.message}`, { param: "messages" });

@@ -12,14 +12,21 @@ export interface TextModel {
   readonly template?: ChatTemplate;
 }
 
-export function createTextModel(meta: CheckpointMeta): TextModel {
+/** A template in place of the model's own. */
+export type TemplateOverride = Required<Pick<ChatTemplateSource, "kind">> & { readonly text: string };
+
+export function createTextModel(meta: CheckpointMeta, override?: TemplateOverride): TextModel {
   const tokenizer = createTokenizer(meta);
-  const source = meta.kind === "gguf" ? ggufTemplates(meta.values) : huggingFaceTemplates(meta.files);
+  const source = override === undefined ? ownTemplates(meta) : { template: override.text, kind: override.kind };
   if (tokenizer === undefined || source === undefined) return { tokenizer };
   const own = meta.kind === "gguf" ? {} : tokenSpellings(meta.files);
   const specialTokens = { ...ownSpellings(tokenizer), ...own };
   const controlSpellings = tokenizer.controlSpellings;
   return { tokenizer, template: new ChatTemplate({ ...source, specialTokens, controlSpellings }) };
+}
+
+function ownTemplates(meta: CheckpointMeta): Templates | undefined {
+  return meta.kind === "gguf" ? ggufTemplates(meta.values) : huggingFaceTemplates(meta.files);
 }
 
 /** Undefined where the checkpoint has no tokenizer. */

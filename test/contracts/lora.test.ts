@@ -1,7 +1,6 @@
 // An adapter in a slot computes what weights with the adapter added in compute; sequences without it do not change.
 import { expect, test } from "vitest";
 import type { AdapterSource } from "../../src/device/device.js";
-import { DeviceGroup } from "../../src/device/group.js";
 import { ReferenceDevice } from "../../src/device/reference/device.js";
 import { materialise } from "../../src/device/reference/weights.js";
 import { assemble } from "../../src/plan/build.js";
@@ -9,6 +8,7 @@ import { adapterSites, withAdapters } from "../../src/plan/passes/lora.js";
 import type { Plan } from "../../src/plan/plan.js";
 import { batchOf, limits, PageKeeper, updates } from "../support/batch.js";
 import { expectClose } from "../support/bounds.js";
+import { describeDevices } from "../support/devices.js";
 import { goldenCases } from "../support/golden.js";
 import { seededRandom } from "../support/random.js";
 import { compileTiny, generate, type Tiny } from "../support/tiny.js";
@@ -65,56 +65,52 @@ function floatTensor(tensor: Plan["tensors"][number]): Plan["tensors"][number] {
   return { ...tensor, from: [{ name: tensor.name, type: "F32", shape: [rows, cols] }] };
 }
 
-test.each([
-  ["one rank", new ReferenceDevice()],
-  ["two ranks", new DeviceGroup(2)],
-])("an adapter in a slot equals merged weights, on %s", async (_name, device) => {
-  const tiny = await compileTiny(device, "llama-mha", {}, withAdapters);
-  const adapter = adapterFor(tiny.plan);
-  await tiny.program.loadAdapter(1, adapter);
-  const adapted = await generate(tiny.program, prompt, 8, { adapter: 1 });
-  const plain = await compileTiny(new ReferenceDevice(), "llama-mha");
-  const mergedProgram = await new ReferenceDevice().compile(inFloats(tiny.plan), merged(tiny, adapter), limits, {
-    dump: true,
+await describeDevices("adapters", (device) => {
+  test("an adapter in a slot equals merged weights", async () => {
+    const tiny = await compileTiny(device, "llama-mha", {}, withAdapters);
+    const adapter = adapterFor(tiny.plan);
+    await tiny.program.loadAdapter(1, adapter);
+    const adapted = await generate(tiny.program, prompt, 8, { adapter: 1 });
+    const plain = await compileTiny(device, "llama-mha");
+    const mergedProgram = await new ReferenceDevice().compile(inFloats(tiny.plan), merged(tiny, adapter), limits, {
+      dump: true,
+    });
+    const truth = await generate(mergedProgram, prompt, 8);
+    const shape = [1, truth.logits.length];
+    expectClose({ shape, data: adapted.logits }, { shape, data: truth.logits }, 2e-5, "logits");
+    expect(adapted.tokens).toEqual(truth.tokens);
+    const base = await generate(plain.program, prompt, 8);
+    expect(base.tokens).not.toEqual(adapted.tokens);
+    expect((await generate(tiny.program, prompt, 8)).tokens).toEqual(base.tokens);
   });
-  const truth = await generate(mergedProgram, prompt, 8);
-  const shape = [1, truth.logits.length];
-  expectClose({ shape, data: adapted.logits }, { shape, data: truth.logits }, 2e-5, "logits");
-  expect(adapted.tokens).toEqual(truth.tokens);
-  const base = await generate(plain.program, prompt, 8);
-  expect(base.tokens).not.toEqual(adapted.tokens);
-  expect((await generate(tiny.program, prompt, 8)).tokens).toEqual(base.tokens);
-});
 
-test("sequences with and without the adapter in one step do not touch each other", async () => {
-  const { program, plan } = await compileTiny(new ReferenceDevice(), "llama-mha", {}, withAdapters);
-  await program.loadAdapter(0, adapterFor(plan));
-  const alone = [await generate(program, prompt, 1), await generate(program, prompt, 1, { adapter: 0 })];
-  const keeper = new PageKeeper(program);
-  const parts = [0, 1].map((slot) => ({ slot, tokens: prompt, kvStart: 0, pages: keeper.take(prompt.length) }));
-  await program.run(
-    batchOf(parts, {
-      updates: updates([
-        [0, {}],
-        [1, { adapter: 0 }],
-      ]),
-    }),
-  ).result;
-  const both = (await program.dump("logits")).data;
-  expect(both.slice(0, program.vocabSize)).toEqual(alone[0].logits);
-  expect(both.slice(program.vocabSize)).toEqual(alone[1].logits);
-});
+  test("sequences with and without the adapter in one step do not touch each other", async () => {
+    const { program, plan } = await compileTiny(device, "llama-mha", {}, withAdapters);
+    await program.loadAdapter(0, adapterFor(plan));
+    const alone = [await generate(program, prompt, 1), await generate(program, prompt, 1, { adapter: 0 })];
+    const keeper = new PageKeeper(program);
+    const parts = [0, 1].map((slot) => ({ slot, tokens: prompt, kvStart: 0, pages: keeper.take(prompt.length) }));
+    await program.run(
+      batchOf(parts, {
+        updates: updates([
+          [0, {}],
+          [1, { adapter: 0 }],
+        ]),
+      }),
+    ).result;
+    const both = (await program.dump("logits")).data;
+    expect(both.slice(0, program.vocabSize)).toEqual(alone[0].logits);
+    expect(both.slice(program.vocabSize)).toEqual(alone[1].logits);
+  });
 
-test("a freed slot and an unknown site are errors", async () => {
-  const { program, plan } = await compileTiny(new ReferenceDevice(), "llama-mha", {}, withAdapters);
-  await program.loadAdapter(0, adapterFor(plan));
-  await program.loadAdapter(0, null);
-  await expect(generate(program, prompt, 1, { adapter: 0 })).rejects.toThrow(/adapter slot 0 is empty/);
-  const [a, b] = [
-    { shape: [1, 1], data: new Float32Array(1) },
-    { shape: [1, 1], data: new Float32Array(1) },
-  ];
-  expect(() => program.loadAdapter(0, { sites: new Map([["layers.0.nowhere", { a, b }]]), scale: 1 })).toThrow(
-    /layers\.0\.nowhere, which is not a linear layer/,
-  );
+  test("a freed slot, an unknown site and another model's adapter are errors", async () => {
+    const { program, plan } = await compileTiny(device, "llama-mha", {}, withAdapters);
+    await program.loadAdapter(0, adapterFor(plan));
+    await program.loadAdapter(0, null);
+    await expect(generate(program, prompt, 1, { adapter: 0 })).rejects.toThrow(/adapter slot 0 is empty/);
+    const one = { shape: [1, 1], data: new Float32Array(1) };
+    const load = (site: string) => program.loadAdapter(0, { sites: new Map([[site, { a: one, b: one }]]), scale: 1 });
+    expect(() => load("layers.0.nowhere")).toThrow(/layers\.0\.nowhere, which is not a linear layer/);
+    expect(() => load("layers.0.self_attn.q_proj")).toThrow(/is \[64, 64\] here, the adapter's is \[1, 1\]/);
+  });
 });

@@ -173,14 +173,14 @@ describe("API keys", () => {
   });
 
   it("are needed before another address than this machine's is served", async () => {
-    await expect(listen(fixed(), { host: "0.0.0.0", port: 0 })).rejects.toThrow(/--api-key/);
-    await expect(listen(fixed(), { host: "::", port: 0 })).rejects.toThrow(/API key/);
-    await expect(listen(fixed(), { host: "0.0.0.0", port: 0, apiKeys: [""] })).rejects.toThrow(/empty/);
+    await expect(listen(fixed(), null, { host: "0.0.0.0", port: 0 })).rejects.toThrow(/--api-key/);
+    await expect(listen(fixed(), null, { host: "::", port: 0 })).rejects.toThrow(/API key/);
+    await expect(listen(fixed(), null, { host: "0.0.0.0", port: 0, apiKeys: [""] })).rejects.toThrow(/empty/);
   });
 
   it("and a port that is taken is said so", async () => {
     const { server } = await start();
-    await expect(listen(fixed(), { port: server.port })).rejects.toThrow(/port \d+ is taken/);
+    await expect(listen(fixed(), null, { port: server.port })).rejects.toThrow(/port \d+ is taken/);
   });
 });
 

@@ -1,8 +1,10 @@
 // A server on a free port around a scripted engine, with the vendors' own client.
+import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { type ListenOptions, listen, type RunningServer } from "../../src/server/app.js";
 import { QueueLimit } from "../../src/server/limits.js";
 import { fingerprint, type Loaded, ServedModels } from "../../src/server/models.js";
+import type { LocalModel } from "../../src/server/source.js";
 import type { TextModel } from "../../src/session/needs.js";
 import { Session } from "../../src/session/session.js";
 import { byteText, FakeEngine, type Script } from "../session/fakes.js";
@@ -28,10 +30,14 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
   const session = new Session(engine, options.text === null ? undefined : (options.text ?? byteText));
   const queue = new QueueLimit(maxSequences, options.maxWaiting ?? 64);
   const model = { id: "tiny", created: 1, session, queue, fingerprint: fingerprint("tiny") };
-  const server = await listen(fixed({ served: model, hostBytes: 0, grantThreads: () => {}, close: async () => {} }), {
-    ...options,
-    port: 0,
-  });
+  const server = await listen(
+    fixed({ served: model, hostBytes: 0, grantThreads: () => {}, close: async () => {} }),
+    null,
+    {
+      ...options,
+      port: 0,
+    },
+  );
   const client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
   const post = (path: string, body: unknown, headers: Record<string, string> = {}) =>
     fetch(server.url + path, {
@@ -42,12 +48,14 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
   return { engine, server, client, post };
 }
 
+const tiny = fileURLToPath(new URL("../golden/tiny/llama-mha", import.meta.url));
+
 /** Models that need no loading. */
-export function fixed(...all: Loaded[]): ServedModels {
-  const list = all.map(({ served }) => ({ id: served.id, created: served.created, pinned: true }));
+export function fixed(...all: Loaded[]): ServedModels<LocalModel> {
+  const list = all.map(({ served }) => ({ id: served.id, created: served.created, pinned: true, path: tiny }));
   const find = (name: string) => list.find(({ id }) => id === name) ?? null;
   const load = async ({ id }: { id: string }) => all.find(({ served }) => served.id === id)!;
-  return new ServedModels(
+  return new ServedModels<LocalModel>(
     { find, list: () => list, load },
     {
       memoryBytes: 1,

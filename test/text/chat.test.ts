@@ -338,8 +338,16 @@ describe("where templates come from", () => {
     expect(folder({ chatTemplate: "file", tokenizerConfig: { chat_template: "config" } })).toBe("file");
   });
 
-  test("a template that cannot be read is an error of the file", () => {
-    expect(() => source({ "tokenizer.chat_template": "{% if %}" })).toThrow(/chat template cannot be read/);
+  test("a template that cannot be read is an error of the file, once it is used; text is continued without it", () => {
+    const { tokenizer, template } = createTextModel({
+      kind: "gguf",
+      values: bpeMetadata({ "tokenizer.chat_template": "{% if %}", "tokenizer.chat_template.rag": "{% for" }),
+    });
+    expect(tokenizer?.encode("the cat").length).toBeGreaterThan(0);
+    expect(() => template?.render({ messages: [user("x")] })).toThrow(/chat template cannot be read/);
+    const named = new ChatTemplate({ template: "fine", named: { rag: "{% for" } });
+    expect(named.render({ messages: [user("x")] }).text).toBe("fine");
+    expect(() => named.render({ messages: [user("x")], name: "rag" })).toThrow(/chat template cannot be read/);
   });
 
   test("a checkpoint without a tokenizer has neither", () => {

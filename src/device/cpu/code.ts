@@ -18,6 +18,7 @@ export const codes = [
   "attention",
   "attentionJoin",
   "logits",
+  "lora",
 ] as const;
 
 export type CodeName = (typeof codes)[number];

@@ -15,6 +15,8 @@ export interface Lowered {
   readonly instructions: readonly Instruction[];
   /** Where each activation lies: [tokens or rows, width]. */
   readonly activations: ReadonlyMap<string, { area: Area; rows: boolean; width: number }>;
+  /** Where adapters can act, by name; the native program knows their numbers. */
+  readonly sites: ReadonlyMap<string, number>;
 }
 
 /** keepAll: every tensor keeps an area of its own, for dump. */
@@ -25,7 +27,7 @@ export function lower(plan: Plan, limits: Limits, weights: PlannedWeights, nativ
     if (!handler) throw new UserError(`the cpu device does not run ${node.op.name}`, { code: "unsupported_operation" });
     handler.call(lowering, node, index);
   }
-  return { instructions: lowering.instructions, activations: lowering.activations };
+  return { instructions: lowering.instructions, activations: lowering.activations, sites: lowering.sites };
 }
 
 type Handler = (this: Lowering, node: Node, index: number) => void;
@@ -125,6 +127,26 @@ const handlers: Readonly<Record<string, Handler>> = {
   },
   logits(node) {
     this.logits(node);
+  },
+  lora(node) {
+    const { x, y } = node.inputs;
+    const [from, to] = [this.input(x), this.input(y)];
+    const z = this.output(node.outputs.z);
+    const { site, rowStart, colStart } = node.params as { site: string; rowStart: number; colStart: number };
+    const [k, m] = [x.shape[1] as number, y.shape[1] as number];
+    this.emit("lora", onRows(y), [
+      from,
+      from.stride,
+      k,
+      to,
+      to.stride,
+      z,
+      z.stride,
+      m,
+      this.site(site),
+      rowStart,
+      colStart,
+    ]);
   },
   // What follows the logits is the native tail's own.
   sample() {},

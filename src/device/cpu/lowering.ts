@@ -19,6 +19,8 @@ const partTokens = 256;
 export class Lowering {
   readonly instructions: Instruction[] = [];
   readonly activations = new Map<string, { area: Area; rows: boolean; width: number }>();
+  /** Of adapters, by name, in the order in which they are met. */
+  readonly sites = new Map<string, number>();
   private readonly readers = new Map<string, number[]>();
   private readonly prepared = new Map<string, Area>();
   private readonly tables = new Map<string, Area>();
@@ -59,6 +61,12 @@ export class Lowering {
     const known = this.activations.get(tensor.name);
     if (!known) throw new InternalError(`${tensor.name} is read before it is written`);
     return known.area;
+  }
+
+  site(name: string): number {
+    const number = this.sites.get(name) ?? this.sites.size;
+    this.sites.set(name, number);
+    return number;
   }
 
   emit(code: CodeName, rows: boolean, args: Argument[]): void {

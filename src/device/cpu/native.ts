@@ -74,11 +74,36 @@ export interface Native {
     outputStart: Int32Array,
     outputIds: Int32Array,
   ): void;
+  /** a: [rank, aCols], b: [bRows, rank]. */
+  setAdapter(
+    program: Handle,
+    adapter: number,
+    site: number,
+    rank: number,
+    a: Float32Array,
+    aCols: number,
+    b: Float32Array,
+    bRows: number,
+    scale: number,
+  ): void;
+  dropAdapter(program: Handle, adapter: number): void;
   pageBytes(program: Handle, group: number): number;
   copyPages(program: Handle, group: number, from: Int32Array, to: Int32Array, count: number): void;
   readPages(program: Handle, group: number, ids: Int32Array, count: number, out: Uint8Array): void;
   writePages(program: Handle, group: number, ids: Int32Array, count: number, bytes: Uint8Array): void;
   readWorkspace(program: Handle, offset: number, out: Float32Array, count: number): void;
+  /** For comparison. q, out: [n, heads·dim], k, v: [n, kvHeads·dim]; returns bytes of scores. */
+  naiveAttention(
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    out: Float32Array,
+    n: number,
+    heads: number,
+    kvHeads: number,
+    dim: number,
+    threads: number,
+  ): number;
   /** `values` values to blocks of another type, beside this thread; types are storageCode's. False: not all are finite. */
   quantize(
     from: number,
@@ -176,10 +201,13 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
       "float*",
     ]),
     updateSlots: func("update_slots", "void", ["void*", "int", i32, f32, i32, i32, i32, i32, i32]),
+    setAdapter: func("set_adapter", "void", ["void*", "int", "int", "int", f32, "int", f32, "int", "float"]),
+    dropAdapter: func("drop_adapter", "void", ["void*", "int"]),
     pageBytes: func("page_bytes", "double", ["void*", "int"]),
     copyPages: func("copy_pages", "void", ["void*", "int", i32, i32, "int"]),
     readPages: func("read_pages", "void", ["void*", "int", i32, "int", "uint8_t*"]),
     writePages: func("write_pages", "void", ["void*", "int", i32, "int", "const uint8_t*"]),
+    naiveAttention: func("naive_attention", "double", [f32, f32, f32, "float*", "int", "int", "int", "int", "int"]),
     quantize: (...args) =>
       new Promise((resolve, reject) => {
         quantize.async(...args, (error: unknown, code: number) => (error ? reject(error) : resolve(code === 0)));

@@ -3,11 +3,20 @@
 // back, and they take effect in their order once the masks are there.
 import { check, InternalError, UserError } from "../../base/errors.js";
 import type { HostTensor } from "../../plan/op.js";
+import { adapterSites } from "../../plan/passes/lora.js";
 import type { Plan } from "../../plan/plan.js";
 import { type Batch, SlotInt, type Step, type StepResult, slotInts } from "../batch.js";
 import type { GroupShape } from "../budget.js";
-import { checkBatch, checkPageIds } from "../check.js";
-import type { CompileOptions, Limits, MemoryReport, PageGroup, Program, WeightSource } from "../device.js";
+import { checkAdapter, checkBatch, checkPageIds } from "../check.js";
+import type {
+  AdapterSource,
+  CompileOptions,
+  Limits,
+  MemoryReport,
+  PageGroup,
+  Program,
+  WeightSource,
+} from "../device.js";
 import { awaitMasks } from "../masks.js";
 import type { Lowered } from "./lower.js";
 import type { Handle, Native } from "./native.js";
@@ -42,6 +51,8 @@ export class CpuProgram implements Program {
   private readonly queue: (() => void)[] = [];
   private waiting: PendingStep | undefined;
   private inFlight = 0;
+  /** Slots that hold one. */
+  private readonly adapters = new Set<number>();
   private state: "awake" | "asleep" | "closed" = "awake";
   /** Tokens and rows of the last step, for dump. */
   private lastSizes: { tokens: number; rows: number } | undefined;
@@ -74,7 +85,9 @@ export class CpuProgram implements Program {
     check(this.state === "awake", `the program is ${this.state}`);
     check(this.inFlight < limits.depth, `${this.inFlight} steps are in flight, the limit is ${limits.depth}`);
     checkBatch(batch, limits, this.caches, this.vocabSize);
-    for (const adapter of updatedAdapters(batch)) check(adapter < 0, "the cpu device has no adapters");
+    for (const adapter of updatedAdapters(batch)) {
+      check(adapter < 0 || this.adapters.has(adapter), `adapter slot ${adapter} is empty`);
+    }
     this.inFlight++;
     let step: PendingStep | undefined;
     const result = new Promise<StepResult>((resolve, reject) => {
@@ -238,8 +251,19 @@ export class CpuProgram implements Program {
 
   // ---- weights and life
 
-  async loadAdapter(): Promise<void> {
-    throw new UserError("the cpu device has no adapters yet", { code: "unsupported_operation" });
+  loadAdapter(slot: number, source: AdapterSource | null): Promise<void> {
+    const { native, plan, limits, lowered } = this.parts;
+    check(slot >= 0 && slot < limits.adapterSlots, `there are ${limits.adapterSlots} adapter slots, ${slot} is none`);
+    if (source) checkAdapter(source, adapterSites(plan));
+    if (source) this.adapters.add(slot);
+    else this.adapters.delete(slot);
+    return this.whenReached(() => {
+      native.dropAdapter(this.handle, slot);
+      for (const [site, { a, b }] of source?.sites ?? []) {
+        const number = lowered.sites.get(site)!;
+        native.setAdapter(this.handle, slot, number, a.shape[0], a.data, a.shape[1], b.data, b.shape[0], source!.scale);
+      }
+    });
   }
 
   swapWeights(source: WeightSource): Promise<void> {

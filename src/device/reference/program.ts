@@ -6,7 +6,7 @@ import { adapterSites } from "../../plan/passes/lora.js";
 import type { Plan } from "../../plan/plan.js";
 import type { Batch, Step, StepResult } from "../batch.js";
 import type { GroupShape } from "../budget.js";
-import { checkBatch, checkPageIds, checkWeights } from "../check.js";
+import { checkAdapter, checkBatch, checkPageIds, checkWeights } from "../check.js";
 import type {
   AdapterSource,
   CompileOptions,
@@ -41,7 +41,7 @@ export class ReferenceProgram implements Program {
   private readonly ranks: readonly Rank[];
   private readonly slots = new Slots();
   private readonly adapters = new Map<number, AdapterSource>();
-  private readonly sites: ReadonlySet<string>;
+  private readonly sites: ReadonlyMap<string, readonly [number, number]>;
   /** Ends when everything that was asked for is done. */
   private tail: Promise<unknown> = Promise.resolve();
   private inFlight = 0;
@@ -72,7 +72,7 @@ export class ReferenceProgram implements Program {
       pages: new Pages(plan, groups, memory.pagesPerGroup, limits.kvDtype),
       lastUses: lastUses(plan),
     }));
-    this.sites = new Set(plans.flatMap((plan) => [...adapterSites(plan).keys()]));
+    this.sites = adapterSites(...plans);
   }
 
   run(batch: Batch): Step {
@@ -123,8 +123,7 @@ export class ReferenceProgram implements Program {
   loadAdapter(slot: number, source: AdapterSource | null): Promise<void> {
     const { adapterSlots } = this.parts.limits;
     check(slot >= 0 && slot < adapterSlots, `there are ${adapterSlots} adapter slots, ${slot} is none of them`);
-    const unknown = source && [...source.sites.keys()].find((site) => !this.sites.has(site));
-    if (unknown) throw new UserError(`the adapter changes ${unknown}, which is not a linear layer of this model`);
+    if (source) checkAdapter(source, this.sites);
     return this.enqueue(async () => {
       if (source) this.adapters.set(slot, source);
       else this.adapters.delete(slot);

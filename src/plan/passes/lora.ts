@@ -22,12 +22,16 @@ export function withAdapters(plan: Plan): Plan {
   return assemble({ ...plan, nodes });
 }
 
-/** Where adapters can act: paths of the linears, with the shape [out, in] of each. */
-export function adapterSites(plan: Plan): ReadonlyMap<string, readonly [number, number]> {
+/** Where adapters can act: paths of the linears, with the shape [out, in] of each; of all ranks' plans, the whole one. */
+export function adapterSites(...plans: readonly Plan[]): ReadonlyMap<string, readonly [number, number]> {
   const sites = new Map<string, readonly [number, number]>();
-  for (const node of plan.nodes) {
+  for (const node of plans.flatMap(({ nodes }) => nodes)) {
     if (node.op.name !== "lora") continue;
-    sites.set(node.params.site as string, [node.inputs.y.shape[1] as number, node.inputs.x.shape[1] as number]);
+    const { site, rowStart, colStart } = node.params as { site: string; rowStart: number; colStart: number };
+    const [out, into] = sites.get(site) ?? [0, 0];
+    const rows = rowStart + (node.inputs.y.shape[1] as number);
+    const cols = colStart + (node.inputs.x.shape[1] as number);
+    sites.set(site, [Math.max(out, rows), Math.max(into, cols)]);
   }
   return sites;
 }

@@ -2,9 +2,10 @@
 import { UserError } from "../../base/errors.js";
 import type { Session } from "../../session/session.js";
 import type { ChatJob, ChatMessage, Delta, DeltaToken, ToolCall } from "../../session/types.js";
+import type { Exchange } from "../exchange.js";
 import { sharedJob } from "./job.js";
 import { chatLogprobs } from "./logprobs.js";
-import { type Exchange, heading, respondStream, respondWhole, type Shape } from "./respond.js";
+import { heading, respondStream, respondWhole, type Shape } from "./respond.js";
 import type { ChatRequest } from "./schema.js";
 
 export async function chatCompletion(exchange: Exchange, body: ChatRequest): Promise<void> {

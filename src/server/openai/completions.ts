@@ -4,9 +4,10 @@ import { UserError } from "../../base/errors.js";
 import type { TokenLogprobs } from "../../engine/types.js";
 import type { Session } from "../../session/session.js";
 import type { ChatJob, DeltaToken } from "../../session/types.js";
+import type { Exchange } from "../exchange.js";
 import { sharedJob } from "./job.js";
 import { type CompletionLogprobs, completionLogprobs } from "./logprobs.js";
-import { type Exchange, heading, respondStream, respondWhole, type Shape } from "./respond.js";
+import { heading, respondStream, respondWhole, type Shape } from "./respond.js";
 import type { CompletionRequest } from "./schema.js";
 
 /** OpenAI's default for this route. */

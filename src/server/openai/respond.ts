@@ -1,13 +1,12 @@
-// Owns: running one OpenAI request, streamed or whole: places in the queue, the merging of several prompts' deltas, errors
-// before and in mid-stream, and usage. How deltas look on the wire is the route's Shape.
+// Owns: answering one OpenAI request, streamed or whole: the merging of several prompts' deltas, errors before and in
+// mid-stream, and usage. How deltas look on the wire is the route's Shape.
 import { randomBytes } from "node:crypto";
-import type { FastifyReply, FastifyRequest } from "fastify";
-import { UserError } from "../../base/errors.js";
 import { type Answer, collect } from "../../session/collect.js";
 import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, Delta } from "../../session/types.js";
+import { checked, type Exchange, interrupted, running } from "../exchange.js";
 import type { ServedModel } from "../models.js";
-import { ClientGone, clientSignal, EventStream, type StreamTimes } from "../stream.js";
+import { EventStream } from "../stream.js";
 
 /** What every answer and every chunk of it begins with. */
 export interface Heading {
@@ -25,15 +24,6 @@ export interface Shape {
   whole(answers: readonly Answer[]): { choices: readonly object[] };
 }
 
-export interface Exchange {
-  readonly request: FastifyRequest;
-  readonly reply: FastifyReply;
-  readonly model: ServedModel;
-  readonly times: StreamTimes;
-  /** Ends when the server does. */
-  readonly closing: AbortSignal;
-}
-
 export function heading(prefix: string, object: string, model: ServedModel): Heading {
   return {
     id: `${prefix}-${randomBytes(12).toString("hex")}`,
@@ -47,7 +37,9 @@ export function heading(prefix: string, object: string, model: ServedModel): Hea
 /** Jobs of one request, one a prompt. */
 export async function respondWhole(exchange: Exchange, jobs: readonly ChatJob[], head: Heading, shape: Shape) {
   const { reply, model } = exchange;
-  await running(exchange, jobs, async (prepared, signal) => {
+  // A refusal is thrown before anything runs.
+  const prepared = jobs.map((job) => model.session.prepare(job));
+  await running(exchange, prepared, async (signal) => {
     const answers = await Promise.all(prepared.map((one) => collect(checked(model.session.deltas(one, signal)))));
     if (signal.aborted) throw interrupted(exchange);
     reply.send({ ...head, ...shape.whole(answers), usage: usageOf(answers) });
@@ -62,7 +54,8 @@ export async function respondStream(
   includeUsage: boolean,
 ) {
   const { request, reply, model, times } = exchange;
-  await running(exchange, jobs, async (prepared, signal) => {
+  const prepared = jobs.map((job) => model.session.prepare(job));
+  await running(exchange, prepared, async (signal) => {
     const stream = new EventStream(request, reply, times);
     const usage = new UsageCounter();
     try {
@@ -78,23 +71,6 @@ export async function respondStream(
       await stream.fail(error);
     }
   });
-}
-
-/** Prepares all jobs (a refusal is thrown before anything runs), holds their places, and aborts what a failure leaves. */
-async function running(
-  { request, reply, model, closing }: Exchange,
-  jobs: readonly ChatJob[],
-  run: (prepared: readonly Prepared[], signal: AbortSignal) => Promise<void>,
-): Promise<void> {
-  const prepared = jobs.map((job) => model.session.prepare(job));
-  const leave = model.queue.enter(jobs.reduce((choices, job) => choices + job.n, 0));
-  const failed = new AbortController();
-  try {
-    await run(prepared, AbortSignal.any([clientSignal(request, reply), closing, failed.signal]));
-  } finally {
-    failed.abort();
-    leave();
-  }
 }
 
 /** Deltas of several prompts as they come. */
@@ -124,25 +100,6 @@ async function* merged(
     for (const pending of waiting.values()) pending.catch(() => {});
     for (const stream of streams) stream.return(undefined).catch(() => {});
   }
-}
-
-/** Throws where a choice ends in an error: OpenAI's answers have no finish reason for it. */
-async function* checked(deltas: AsyncGenerator<Delta>): AsyncGenerator<Delta> {
-  for await (const delta of deltas) {
-    if (delta.type === "finish" && delta.reason === "error") {
-      const { message, status, code } = delta.error ?? {};
-      throw new UserError(message ?? "The model failed while it was answering.", {
-        status: status ?? 500,
-        code: code ?? "engine_error",
-      });
-    }
-    yield delta;
-  }
-}
-
-function interrupted({ closing }: Exchange): Error {
-  if (!closing.aborted) return new ClientGone();
-  return new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
 }
 
 export interface Usage {

@@ -1,0 +1,52 @@
+// Owns: one request while a model answers it, whatever API it came by: its places in the queue, what ends it early, and
+// how an answer that failed becomes an error.
+import type { FastifyReply, FastifyRequest } from "fastify";
+import { UserError } from "../base/errors.js";
+import type { Prepared } from "../session/session.js";
+import type { Delta } from "../session/types.js";
+import type { ServedModel } from "./models.js";
+import { ClientGone, clientSignal, type StreamTimes } from "./stream.js";
+
+export interface Exchange {
+  readonly request: FastifyRequest;
+  readonly reply: FastifyReply;
+  readonly model: ServedModel;
+  readonly times: StreamTimes;
+  /** Ends when the server does. */
+  readonly closing: AbortSignal;
+}
+
+/** Holds the jobs' places while they run, and aborts what a failure leaves. */
+export async function running(
+  { request, reply, model, closing }: Exchange,
+  prepared: readonly Prepared[],
+  run: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const leave = model.queue.enter(prepared.reduce((choices, { job }) => choices + job.n, 0));
+  const failed = new AbortController();
+  try {
+    await run(AbortSignal.any([clientSignal(request, reply), closing, failed.signal]));
+  } finally {
+    failed.abort();
+    leave();
+  }
+}
+
+/** Throws where a choice ends in an error. */
+export async function* checked(deltas: AsyncGenerator<Delta>): AsyncGenerator<Delta> {
+  for await (const delta of deltas) {
+    if (delta.type === "finish" && delta.reason === "error") {
+      const { message, status, code } = delta.error ?? {};
+      throw new UserError(message ?? "The model failed while it was answering.", {
+        status: status ?? 500,
+        code: code ?? "engine_error",
+      });
+    }
+    yield delta;
+  }
+}
+
+export function interrupted({ closing }: Exchange): Error {
+  if (!closing.aborted) return new ClientGone();
+  return new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
+}
