@@ -10,6 +10,8 @@ export interface LoadedModel {
   readonly program: Program;
   readonly limits: Limits;
   readonly modelLimits: ModelLimits;
+  /** EngineOptions.stepTokens. */
+  readonly stepTokens?: number;
   /** What requests may name. */
   readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
@@ -94,7 +96,12 @@ class Host {
       const model = await runtime.load(spec, (done, total) => this.post({ type: "progress", done, total }));
       const { now, pause } = runtime;
       this.model = model;
-      this.engine = new Engine(model.program, model.limits, { now, pause, output: this.outbox });
+      this.engine = new Engine(model.program, model.limits, {
+        now,
+        pause,
+        output: this.outbox,
+        stepTokens: model.stepTokens,
+      });
       for (const { name, source } of model.adapters ?? []) await this.engine.loadAdapter(name, source);
       this.running = this.engine.run();
       this.post({ type: "ready", limits: model.modelLimits });
