@@ -61,5 +61,9 @@ MR_API void mr_write_pages(void* program, int group, const int32_t* ids, int cou
 // floats of the workspace, from a byte offset on.
 MR_API void mr_read_workspace(void* program, double offset, float* out, double count) noexcept;
 
+// Attention with every score in memory, for comparison; see naive_attention.cpp. Returns the bytes of scores.
+MR_API double mr_naive_attention(const float* q, const float* k, const float* v, float* out, int n, int heads,
+                                 int kv_heads, int dim, int threads) noexcept;
+
 // Quantises `values` values of a float type to another's blocks; needs no program. 0: done. 1: one of them is not finite.
 MR_API int mr_quantize(int from, const uint8_t* source, double values, int to, uint8_t* out, int threads) noexcept;

@@ -1,5 +1,5 @@
 // Owns: `millrace bench latency` and `millrace bench throughput`.
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { UserError } from "../base/errors.js";
 import type { RandomModel } from "../model/random.js";
 import { addDeviceFlags, type DeviceFlags, wholeNumber } from "./flags.js";
@@ -8,7 +8,8 @@ import { latencyRun, medians, throughputRun } from "./measure.js";
 import { modelArgument } from "./model.js";
 import { openModel } from "./open.js";
 import { addShapeFlags, randomModel, type ShapeFlags } from "./shape.js";
-import { table } from "./table.js";
+import { formatBytes, table } from "./table.js";
+import type { TechniqueRow } from "./techniques.js";
 
 interface BenchFlags extends DeviceFlags, ShapeFlags {
   readonly model?: string;
@@ -94,11 +95,42 @@ function throughput(): Command {
     });
 }
 
+function techniques(): Command {
+  return new Command("techniques")
+    .description(
+      "What each technique is worth on this machine, beside the way it replaces: real runs of models of random weights. " +
+        "docs/TECHNIQUES.md explains each row. Takes a minute or two.",
+    )
+    .addOption(new Option("--device <name>", "device to measure").choices(["auto", "cpu"]).default("auto"))
+    .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
+    .option("--json", "print JSON")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  millrace bench techniques\n  millrace bench techniques --json > techniques.json",
+    )
+    .action(async ({ json, ...options }: { device: string; threads?: number; json?: boolean }) => {
+      const { Techniques } = await import("./techniques.js");
+      const rows: TechniqueRow[] = [];
+      for (const [name, measure] of new Techniques(options).all) {
+        process.stderr.write(`measuring: ${name}\n`);
+        rows.push(...(await measure()));
+      }
+      if (json) console.log(JSON.stringify({ rows, machine: machine() }));
+      else console.log(table(rows.map(techniqueLine)));
+    });
+}
+
+function techniqueLine({ technique, variant, what, value, unit, bytes }: TechniqueRow): (string | number)[] {
+  const memory = bytes === undefined ? "" : formatBytes(bytes);
+  return [technique, variant, Number(value.toPrecision(3)), unit, memory, what];
+}
+
 export function command(): Command {
   return new Command("bench")
     .description("Measure latency or throughput with random tokens. Medians; --json keeps every run.")
     .addCommand(latency())
     .addCommand(throughput())
+    .addCommand(techniques())
     .addHelpText(
       "after",
       `

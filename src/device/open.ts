@@ -3,7 +3,7 @@ import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import type { Device } from "./device.js";
 
-export const deviceNames = ["auto", "cpu", "reference"] as const;
+export const deviceNames = ["auto", "cpu", "cuda", "reference"] as const;
 export type DeviceName = (typeof deviceNames)[number];
 
 /** "auto": the CPU kernels where they are there, else the reference device. Throws UserError for what is not there. */
@@ -22,6 +22,7 @@ export async function openDevice(name = "auto"): Promise<Device> {
         return openReference();
       }
     default:
+      if (/^cuda(:\d+)?$/.test(name)) return openCuda(Number(name.split(":")[1] ?? 0));
       throw new UserError(`there is no device ${name}; devices are ${deviceNames.join(", ")}`, {
         code: "unknown_device",
         param: "device",
@@ -32,6 +33,11 @@ export async function openDevice(name = "auto"): Promise<Device> {
 async function openCpu(): Promise<Device> {
   const { CpuDevice } = await import("./cpu/device.js");
   return new CpuDevice();
+}
+
+async function openCuda(ordinal: number): Promise<Device> {
+  const { CudaDevice } = await import("./cuda/device.js");
+  return new CudaDevice(ordinal);
 }
 
 async function openReference(): Promise<Device> {

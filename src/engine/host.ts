@@ -22,6 +22,8 @@ export interface LoadedModel {
   readonly program: Program;
   readonly limits: Limits;
   readonly modelLimits: ModelLimits;
+  /** EngineOptions.stepTokens. */
+  readonly stepTokens?: number;
   /** What requests may name. */
   readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
@@ -109,8 +111,13 @@ class Host {
       const model = await runtime.load(spec, (done, total) => this.post({ type: "progress", done, total }));
       const { now, pause } = runtime;
       this.model = model;
-      this.engine = new Engine(model.program, model.limits, { now, pause, output: this.outbox });
-      const { engine } = this;
+      const engine = new Engine(model.program, model.limits, {
+        now,
+        pause,
+        output: this.outbox,
+        stepTokens: model.stepTokens,
+      });
+      this.engine = engine;
       for (const { name, source } of model.adapters ?? []) await engine.loadAdapter(name, source);
       if (model.constraints) model.constraints.onWritten = () => engine.nudge();
       this.running = engine.run();

@@ -92,6 +92,18 @@ export interface Native {
   readPages(program: Handle, group: number, ids: Int32Array, count: number, out: Uint8Array): void;
   writePages(program: Handle, group: number, ids: Int32Array, count: number, bytes: Uint8Array): void;
   readWorkspace(program: Handle, offset: number, out: Float32Array, count: number): void;
+  /** For comparison. q, out: [n, heads·dim], k, v: [n, kvHeads·dim]; returns bytes of scores. */
+  naiveAttention(
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    out: Float32Array,
+    n: number,
+    heads: number,
+    kvHeads: number,
+    dim: number,
+    threads: number,
+  ): number;
   /** `values` values to blocks of another type, beside this thread; types are storageCode's. False: not all are finite. */
   quantize(
     from: number,
@@ -195,6 +207,7 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
     copyPages: func("copy_pages", "void", ["void*", "int", i32, i32, "int"]),
     readPages: func("read_pages", "void", ["void*", "int", i32, "int", "uint8_t*"]),
     writePages: func("write_pages", "void", ["void*", "int", i32, "int", "const uint8_t*"]),
+    naiveAttention: func("naive_attention", "double", [f32, f32, f32, "float*", "int", "int", "int", "int", "int"]),
     quantize: (...args) =>
       new Promise((resolve, reject) => {
         quantize.async(...args, (error: unknown, code: number) => (error ? reject(error) : resolve(code === 0)));
