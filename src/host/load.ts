@@ -16,6 +16,7 @@ import { fuse } from "../plan/passes/fuse.js";
 import { withAdapters } from "../plan/passes/lora.js";
 import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
+import { GrammarHost } from "./grammar.js";
 
 export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
@@ -31,6 +32,8 @@ export interface LoadSpec extends CheckpointSpec {
   /** Steps in flight; default the device's: 1 on a CPU, where a step is a call that returns when it is done. */
   readonly depth?: number;
   readonly deterministic?: boolean;
+  /** Tokens a step, exactly. Default: as many as the device does in time, 512 at most. */
+  readonly stepTokens?: number;
   /** Of the memory that is free after weights and workspace, what the KV pool may take; default a quarter, and up to three
    *  quarters where a contextLength that was asked for needs them. */
   readonly cacheShare?: number;
@@ -47,7 +50,7 @@ const usualShare = 0.25;
 const largestShare = 0.75;
 
 /** Tokens of one step at most, where the device says nothing else: long prompts are read in chunks of this. */
-const maxTokens = 512;
+const usualStepTokens = 512;
 
 export interface ModelPlan {
   readonly plan: Plan;
@@ -78,7 +81,7 @@ export function planModel(
   const { memoryBytes, ownMemory } = device.info;
   const free = ownMemory ? memoryBytes : Math.min(memoryBytes, Math.max(0, spec.memoryBytes ?? memoryBytes));
   const limits: Limits = {
-    maxTokens: device.info.stepTokens ?? maxTokens,
+    maxTokens: spec.stepTokens ?? device.info.stepTokens ?? usualStepTokens,
     maxRows: Math.max(64, maxSequences),
     maxSequences,
     slots: maxSequences,
@@ -127,6 +130,7 @@ export async function loadModel(
     return {
       program,
       limits,
+      constraints: new GrammarHost({ path: spec.path, vocabSize: program.vocabSize }),
       modelLimits: {
         contextLength: limits.contextLength,
         trainedContextLength,
@@ -138,6 +142,7 @@ export async function loadModel(
         adapters: adapters.map(({ name }) => name),
       },
       adapters,
+      stepTokens: spec.stepTokens,
       close: async () => {
         await program.close();
         await device.close();
