@@ -9,7 +9,7 @@ import type { SamplingDefaults } from "./session/defaults.js";
 import { Generation } from "./session/generation.js";
 import { randomSeed, seedBits } from "./session/sampling.js";
 import type { Session } from "./session/session.js";
-import type { ChatJob, ChatMessage, Tool } from "./session/types.js";
+import type { ChatJob, ChatMessage, OutputFormat, Thinking, Tool, ToolChoice } from "./session/types.js";
 import { type PackageSettings, packageAdapters, settingsOf, withPackageMessages } from "./store/apply.js";
 import { type Package, Store } from "./store/store.js";
 
@@ -22,7 +22,16 @@ export {
   type GenerationResult,
   type Part,
 } from "./session/generation.js";
-export type { ChatMessage, DeltaToken, TextPart, Tool, ToolCall } from "./session/types.js";
+export type {
+  ChatMessage,
+  DeltaToken,
+  OutputFormat,
+  TextPart,
+  Thinking,
+  Tool,
+  ToolCall,
+  ToolChoice,
+} from "./session/types.js";
 
 export interface OpenOptions {
   /** auto: native kernels where they are built, else the reference device (plain TypeScript, slow). Default auto. */
@@ -80,6 +89,9 @@ export interface GenerateOptions {
   readonly n?: number;
   /** Each token comes with its log-probability and this many of the most likely ones'. */
   readonly logprobs?: number;
+  /** What the answer's text must be: it can end only where it is (or by length). A JSON Schema, a pattern, a choice, a
+   *  grammar. */
+  readonly format?: OutputFormat;
   /** Lower runs first. */
   readonly priority?: number;
   /** Prompts of different salts share no cache. */
@@ -96,8 +108,14 @@ export interface PromptOptions extends GenerateOptions {
 }
 
 export interface ChatOptions extends GenerateOptions {
-  /** Rendered into the prompt by templates that know tools; calls come as text. */
+  /** Functions that the model may call: `toolCalls` of the result, whose arguments always fit their schema. */
   readonly tools?: readonly Tool[];
+  /** auto (default): the model decides; required: at least one call; none; { name }: a call of this tool. */
+  readonly toolChoice?: ToolChoice;
+  /** More than one call an answer, where the model can. Default true. */
+  readonly parallelToolCalls?: boolean;
+  /** Reasoning before the answer, for models that can: on, off, or how much. By default as the model's template has it. */
+  readonly think?: Thinking;
   /** Further variables of the model's chat template, such as enable_thinking. */
   readonly templateVariables?: Readonly<Record<string, unknown>>;
 }
@@ -186,11 +204,9 @@ export class Model {
   chat(messages: string | readonly ChatMessage[], options: ChatOptions = {}): Generation {
     const conversation: readonly ChatMessage[] =
       typeof messages === "string" ? [{ role: "user", content: messages }] : messages;
-    const { tools, templateVariables } = options;
-    return this.run(
-      { messages: withPackageMessages(this.own.package, conversation), tools, templateVariables },
-      options,
-    );
+    const { tools, toolChoice, parallelToolCalls, think, templateVariables } = options;
+    const asked = { tools, toolChoice, parallelToolCalls, think, templateVariables };
+    return this.run({ messages: withPackageMessages(this.own.package, conversation), ...asked }, options);
   }
 
   /** Text to token ids. bos: begin with the model's first token; special: spelled-out special tokens become those. */
@@ -231,6 +247,7 @@ export class Model {
       ignoreEos: options.ignoreEos ?? false,
       skipSpecialTokens: options.skipSpecialTokens,
       logprobs: options.logprobs,
+      format: options.format,
       priority: options.priority ?? 0,
       cacheSalt: options.cacheSalt,
       adapter: options.adapter ?? this.own.adapter,

@@ -16,6 +16,7 @@ import { fuse } from "../plan/passes/fuse.js";
 import { withAdapters } from "../plan/passes/lora.js";
 import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
+import { GrammarHost } from "./grammar.js";
 
 export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
@@ -129,6 +130,7 @@ export async function loadModel(
     return {
       program,
       limits,
+      constraints: new GrammarHost({ path: spec.path, vocabSize: program.vocabSize }),
       modelLimits: {
         contextLength: limits.contextLength,
         trainedContextLength,

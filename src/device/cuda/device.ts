@@ -14,12 +14,13 @@ import {
   type Program,
   type WeightSource,
 } from "../device.js";
+import { attentionKernels } from "./attention.js";
 import { type CudaProperties, type KvPlace, pageTokens } from "./launch.js";
 import { lower, loweredOps } from "./lower.js";
 import type { Kernels } from "./lowering.js";
 import { Workspace } from "./memory.js";
 import { Cuda } from "./native.js";
-import { plainAttention, plainLinear } from "./plain.js";
+import { plainLinear } from "./plain.js";
 import { type CudaParts, CudaProgram } from "./program.js";
 import { StepMemory } from "./step.js";
 import { Tail } from "./tail.js";
@@ -76,7 +77,7 @@ export class CudaDevice implements Device {
   }
 }
 
-export const defaultKernels: Kernels = { linear: plainLinear, attention: plainAttention };
+export const defaultKernels: Kernels = { linear: plainLinear, attention: attentionKernels };
 
 /** Everything of a program but the GPU itself. Throws UserError with the numbers where it cannot fit. */
 export function planProgram(
