@@ -3,7 +3,7 @@
 import { randomBytes } from "node:crypto";
 import { UserError } from "../../base/errors.js";
 import { type Answer, collect } from "../../session/collect.js";
-import type { Prepared } from "../../session/session.js";
+import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, Delta } from "../../session/types.js";
 import { answered, type Exchange, interrupted, running } from "../exchange.js";
 import type { ServedModel } from "../models.js";
