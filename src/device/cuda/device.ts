@@ -16,11 +16,11 @@ import {
 } from "../device.js";
 import { attentionKernels } from "./attention.js";
 import { type CudaProperties, type KvPlace, pageTokens } from "./launch.js";
+import { linearKernels } from "./linear.js";
 import { lower, loweredOps } from "./lower.js";
 import type { Kernels } from "./lowering.js";
 import { Workspace } from "./memory.js";
 import { Cuda } from "./native.js";
-import { linearKernels } from "./linear.js";
 import { type CudaParts, CudaProgram } from "./program.js";
 import { StepMemory } from "./step.js";
 import { Tail } from "./tail.js";

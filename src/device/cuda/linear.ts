@@ -3,8 +3,8 @@
 import type { StorageType } from "../../base/dtype.js";
 import { InternalError } from "../../base/errors.js";
 import {
-  type Arg,
   type Area,
+  type Arg,
   activationCodes,
   type Launch,
   type LinearKernels,
@@ -169,10 +169,14 @@ function lowerLinear(task: LinearTask, context: LowerContext) {
   const apart = activation !== undefined && !fused ? context.shared("linear.gated", limit * 2 * half * 4) : undefined;
   return (bucket: { tokens: number; rows: number }): readonly Launch[] => {
     const n = task.x.rows ? bucket.rows : bucket.tokens;
-    const y: Place = apart
-      ? { address: apart.address, dtype: "f32", width: 2 * half, rows: task.y.rows }
-      : task.y;
-    const call = { x: task.x, y, bias: task.bias(), gated: fused ? activation : undefined, add: task.epilogue === "add" };
+    const y: Place = apart ? { address: apart.address, dtype: "f32", width: 2 * half, rows: task.y.rows } : task.y;
+    const call = {
+      x: task.x,
+      y,
+      bias: task.bias(),
+      gated: fused ? activation : undefined,
+      add: task.epilogue === "add",
+    };
     const launches = all.map((part) => streamLaunch(call, part, n, shared, context));
     if (apart) {
       const args = [
