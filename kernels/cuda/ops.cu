@@ -6,11 +6,6 @@ namespace {
 
 using namespace mr;
 
-struct View {  // rows of an activation
-  void* p;
-  int wide;  // f32, not bf16
-};
-
 __device__ __forceinline__ float get(const void* p, int wide, int64_t i) {
   return wide ? static_cast<const float*>(p)[i] : load(static_cast<const bf16*>(p) + i);
 }
@@ -49,19 +44,33 @@ __device__ __forceinline__ int64_t page_of(const Kv& kv, int sequence, int posit
 
 }  // namespace
 
-// sum = alpha·a + beta·b where b is there (else the row is a), y = sum / rms(sum) · weight. One block a group of d values.
-extern "C" __global__ void mr_norm(const StepInfo* info, int rows, const void* a, int a_wide, const void* b, int b_wide,
-                                   void* sum, int sum_wide, void* y, int y_wide, const float* weight, int d, int groups,
-                                   float alpha, float beta, float eps) {
+// sum = alpha·a + beta·b where b is there (else the row is a), y = sum / rms(sum) · weight. One block a group of d values,
+// which stay in registers between the two passes where they fit.
+extern "C" __global__ void __launch_bounds__(1024) mr_norm(const StepInfo* info, int rows, const void* a, int a_wide,
+                                                          const void* b, int b_wide, void* sum, int sum_wide, void* y,
+                                                          int y_wide, const float* weight, int d, int groups, float alpha,
+                                                          float beta, float eps) {
   __shared__ float scratch[32];
+  constexpr int most = 4;
+  const bool held = d % 4 == 0 && d <= int(4 * most * blockDim.x);
+  float4 values[most], weights[most];
+  if (held) {
+#pragma unroll
+    for (int j = 0; j < most; j++) {
+      const int i = 4 * (threadIdx.x + j * blockDim.x);
+      if (i < d) weights[j] = load4(weight + i);
+    }
+  }
   wait();
   release();
   if (int(blockIdx.x) >= count(info, rows) * groups) return;
   const int64_t at = int64_t(blockIdx.x) * d;
   float squares = 0;
-  const bool fours = d % 4 == 0;
-  if (fours) {
-    for (int i = 4 * threadIdx.x; i < d; i += 4 * blockDim.x) {
+  if (held) {
+#pragma unroll
+    for (int j = 0; j < most; j++) {
+      const int i = 4 * (threadIdx.x + j * blockDim.x);
+      if (i >= d) continue;
       float4 x = get4(a, a_wide, at + i);
       if (b) {
         const float4 z = get4(b, b_wide, at + i);
@@ -69,29 +78,31 @@ extern "C" __global__ void mr_norm(const StepInfo* info, int rows, const void* a
                         alpha * x.w + beta * z.w);
         put4(sum, sum_wide, at + i, x);
       }
+      values[j] = x;
       squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
     }
-  } else {
-    for (int i = threadIdx.x; i < d; i += blockDim.x) {
-      float x = get(a, a_wide, at + i);
-      if (b) {
-        x = alpha * x + beta * get(b, b_wide, at + i);
-        put(sum, sum_wide, at + i, x);
-      }
-      squares += x * x;
+    const float scale = rsqrtf(block_sum(squares, scratch) / d + eps);
+#pragma unroll
+    for (int j = 0; j < most; j++) {
+      const int i = 4 * (threadIdx.x + j * blockDim.x);
+      if (i >= d) continue;
+      const float4 x = values[j], w = weights[j];
+      put4(y, y_wide, at + i, make_float4(x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z, x.w * scale * w.w));
     }
+    return;
+  }
+  for (int i = threadIdx.x; i < d; i += blockDim.x) {
+    float x = get(a, a_wide, at + i);
+    if (b) {
+      x = alpha * x + beta * get(b, b_wide, at + i);
+      put(sum, sum_wide, at + i, x);
+    }
+    squares += x * x;
   }
   const float scale = rsqrtf(block_sum(squares, scratch) / d + eps);
   const void* from = b ? sum : a;
   const int wide = b ? sum_wide : a_wide;
-  if (fours) {
-    for (int i = 4 * threadIdx.x; i < d; i += 4 * blockDim.x) {
-      const float4 x = get4(from, wide, at + i), w = load4(weight + i);
-      put4(y, y_wide, at + i, make_float4(x.x * scale * w.x, x.y * scale * w.y, x.z * scale * w.z, x.w * scale * w.w));
-    }
-  } else {
-    for (int i = threadIdx.x; i < d; i += blockDim.x) put(y, y_wide, at + i, get(from, wide, at + i) * scale * weight[i]);
-  }
+  for (int i = threadIdx.x; i < d; i += blockDim.x) put(y, y_wide, at + i, get(from, wide, at + i) * scale * weight[i]);
 }
 
 extern "C" __global__ void mr_layer_norm(const StepInfo* info, int rows, const void* x, int x_wide, void* y, int y_wide,
@@ -226,16 +237,20 @@ extern "C" __global__ void mr_cache_write(const StepInfo* info, const int* posit
     put_kv(kv.v + page, type, row * v_d + i, get(v, v_wide, (int64_t(t) * heads + h) * v_d + i));
 }
 
-// qkvRopeCache: a warp a head of q, k or v.
+// qkvRopeCache: a warp a head of q, k or v. The step's arrays were there before the first launch of the step.
 extern "C" __global__ void mr_qkv(const StepInfo* info, const int* positions, const int* sequences, const void* qkv,
                                   int wide, void* q, int q_wide, int heads, int kv_heads, int d, int v_d, int rotary,
                                   int interleaved, const float2* table, const float* q_norm, const float* k_norm, float eps,
                                   uint8_t* kp, uint8_t* vp, int64_t page_bytes, const int* start, const int* first,
                                   const int* ids, int type) {
+  const int t = blockIdx.x, h = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x & 31;
+  const bool there = t < info->tokens && h < heads + 2 * kv_heads;
+  const Kv kv{kp, vp, page_bytes, start, first, ids, type};
+  const int position = there ? positions[t] : 0;
+  const int64_t page = there && h >= heads ? page_of(kv, sequences[t], position) : 0;
   wait();
   release();
-  const int t = blockIdx.x, h = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x & 31;
-  if (t >= info->tokens || h >= heads + 2 * kv_heads) return;
+  if (!there) return;
   const int64_t width = int64_t(heads + kv_heads) * d + int64_t(kv_heads) * v_d, row = t * width;
   const float2* turns = table + int64_t(t) * (rotary / 2);
   if (h < heads) {
@@ -244,9 +259,7 @@ extern "C" __global__ void mr_qkv(const StepInfo* info, const int* positions, co
               [&](int i, float z) { put(q, q_wide, at + i, z); });
     return;
   }
-  const Kv kv{kp, vp, page_bytes, start, first, ids, type};
-  const int position = positions[t], within = position % page_tokens;
-  const int64_t page = page_of(kv, sequences[t], position);
+  const int within = position % page_tokens;
   if (h < heads + kv_heads) {
     const int64_t to = (int64_t(h - heads) * page_tokens + within) * d;
     turn_head(qkv, wide, row + int64_t(h) * d, d, rotary, interleaved, turns, k_norm, eps,

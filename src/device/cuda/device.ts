@@ -48,7 +48,7 @@ export class CudaDevice implements Device {
     const { name, capability, multiprocessors } = this.cuda.properties;
     this.info = {
       name: `cuda:${ordinal}`,
-      description: `${name}, compute capability ${capability / 10}, ${multiprocessors} multiprocessors`,
+      description: `${name}, compute capability ${(capability / 10).toFixed(1)}, ${multiprocessors} multiprocessors`,
       memoryBytes: Math.max(0, this.cuda.memory().free - reserve),
       ownMemory: true,
       pageTokens,

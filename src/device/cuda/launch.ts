@@ -19,7 +19,8 @@ export interface Launch {
   /** Dynamic shared memory. */
   readonly sharedBytes: number;
   readonly args: readonly Arg[];
-  /** May start while the launch before it still runs: the kernel waits (mr::wait) before it reads what that wrote. */
+  /** May start while the launch before it still runs: the kernel waits (mr::wait) before it reads what any launch of the step
+   *  wrote. What was there before the step's first launch (weights, StepView) may be read earlier. */
   readonly dependent?: boolean;
   /** Blocks of a thread block cluster, along x. */
   readonly cluster?: number;

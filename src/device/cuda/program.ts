@@ -289,8 +289,10 @@ export class CudaProgram implements Program {
     const { cuda, graphs } = this.parts;
     let known = this.recorded.get(name);
     if (!known) {
-      // A launch of nothing is no launch.
-      const launches = make().filter(({ grid }) => grid.every((n) => n > 0));
+      // A launch of nothing is no launch. The first one waits for all that was asked before: from then on kernels may read the
+      // step's arrays before they wait for each other.
+      const [head, ...rest] = make().filter(({ grid }) => grid.every((n) => n > 0));
+      const launches = head ? [{ ...head, dependent: false }, ...rest] : [];
       known = { sequence: new Sequence(cuda, launches, true), played: false };
       this.recorded.set(name, known);
     }
