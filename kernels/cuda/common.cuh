@@ -13,8 +13,9 @@ using bf16 = __nv_bfloat16;
 struct StepInfo {
   int tokens, sequences, rows;
   int ring;  // which of the results in flight this step writes
-  int top;   // top logprobs wanted
-  int pad[11];
+  int top;     // top logprobs wanted
+  int number;  // of the step
+  int pad[10];
 };
 static_assert(sizeof(StepInfo) == 64);
 

@@ -109,6 +109,8 @@ interface Resident<M> {
   loaded?: Loaded;
   leases: number;
   usedAt: number;
+  /** Counts all models' uses: the smallest was used longest ago. */
+  use: number;
   keepAliveMs: number;
   /** Since 1970; while it answers, what it would be if that ended now. */
   expiresAt: number;
@@ -134,6 +136,7 @@ export class ServedModels<M extends Servable = Servable> {
   private readonly leaving = new Set<Resident<M>>();
   private turns: Promise<unknown> = Promise.resolve();
   private queued = 0;
+  private uses = 0;
   private readonly closing = new AbortController();
   private readonly now: () => number;
 
@@ -235,6 +238,7 @@ export class ServedModels<M extends Servable = Servable> {
       loading: turn.then(() => this.load(resident, contextLength)),
       leases: 0,
       usedAt: this.now(),
+      use: ++this.uses,
       keepAliveMs: model.pinned ? Number.POSITIVE_INFINITY : this.settings.keepAliveMs,
       expiresAt: Number.POSITIVE_INFINITY,
     };
@@ -288,7 +292,7 @@ export class ServedModels<M extends Servable = Servable> {
       return true;
     }
     const candidates = this.others(resident).filter(({ model }) => !model.pinned);
-    candidates.sort((a, b) => Math.sign(a.leases) - Math.sign(b.leases) || a.usedAt - b.usedAt);
+    candidates.sort((a, b) => Math.sign(a.leases) - Math.sign(b.leases) || a.use - b.use);
     if (candidates.length === 0) return false;
     log.info(`unloading ${candidates[0].model.id}: ${resident.model.id} needs its place`);
     await orAborted(this.evict(candidates[0]), this.closing.signal);
@@ -315,6 +319,7 @@ export class ServedModels<M extends Servable = Servable> {
   private lease(resident: Resident<M>, change: 1 | -1): void {
     resident.leases += change;
     resident.usedAt = this.now();
+    resident.use = ++this.uses;
     if (resident.leases === 0) resident.whenIdle?.();
     this.settle(resident);
   }

@@ -117,10 +117,11 @@ export async function downloadParallel(
     if (failed !== undefined) throw failed.reason;
   } catch (error) {
     options.signal?.throwIfAborted();
-    if (error instanceof NoRanges) forgetPartial(path);
+    if (error instanceof NoRanges) arrived.clear();
     throw diskFailure(error, path);
   } finally {
     await file.close();
+    if (arrived.size === 0) forgetPartial(path);
   }
   rmSync(partsPath(path), { force: true });
 }
@@ -136,12 +137,13 @@ async function fetchRange(
   onBytes: (count: number) => void,
 ): Promise<void> {
   let at = start;
-  const attempt = async () => {
+  const attempt = async (first: boolean) => {
     const watchdog = new Watchdog(options.signal);
     const silenceMs = options.silenceMs ?? 30_000;
+    const limitMs = first ? (options.firstAnswerMs ?? silenceMs) : silenceMs;
     try {
       const headers = { ...options.headers, "accept-encoding": "identity", range: `bytes=${at}-${end - 1}` };
-      const response = await answer(url, headers, silenceMs, watchdog, options.signal);
+      const response = await answer(url, headers, limitMs, watchdog, options.signal);
       await checkStatus(response, url, undefined, options);
       if (response.status !== 206) {
         await response.body?.cancel();

@@ -44,7 +44,7 @@ await describeDevices("window groups", (device) => {
     await step(golden.prompt_ids, 0);
     while (tokens.length < count) await step([-6], golden.prompt_ids.length + tokens.length - 1);
     expect(tokens).toEqual(truth);
-    expect(first).toBeGreaterThan(2);
+    expect(first).toBeGreaterThan(0);
     await program.close();
   });
 

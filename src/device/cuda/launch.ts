@@ -7,7 +7,8 @@ import type { StorageType } from "../../base/dtype.js";
 import type { Activation } from "../../plan/ops/elementwise.js";
 import type { KvDType } from "../device.js";
 
-export type Arg = { ptr: bigint } | { i32: number } | { f32: number } | { i64: bigint };
+/** bytes: a struct by value (a tensor map, say), on a multiple of 64 bytes. */
+export type Arg = { ptr: bigint } | { i32: number } | { f32: number } | { i64: bigint } | { bytes: Uint8Array };
 
 /** One kernel launch. Sizes that change from step to step live in device memory (StepView.info), so a captured graph stays
  *  valid: grids are those of the bucket, and blocks beyond the real counts return at once. */
@@ -109,7 +110,7 @@ export interface LinearTask {
   /** bf16, except where norm is given: then it is what is to be normalised (f32 or bf16). */
   readonly x: Place;
   /** x stands for rmsNorm(x) · weight (f32 [k]). Only where linearKernels.fusesNorm. */
-  readonly norm?: { readonly weight: bigint; readonly eps: number };
+  readonly norm?: { readonly weight: () => bigint; readonly eps: number };
   readonly segments: readonly Matrix[];
   /** f32 [m], or 0n. */
   readonly bias: () => bigint;
@@ -119,7 +120,7 @@ export interface LinearTask {
 }
 
 export interface EmbedTask {
-  readonly ids: bigint;
+  readonly ids: () => bigint;
   readonly table: readonly Matrix[];
   readonly scale: number;
   readonly y: Place;

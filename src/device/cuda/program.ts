@@ -1,0 +1,458 @@
+// Owns: a program on a GPU: its memory, its queue, its slots' and pages' traffic. Everything goes into one stream in the order
+// of the calls, so run() returns as soon as the step is launched; only a step that waits for masks holds later calls back.
+//
+//   a step:  mr_begin (reads the batch from pinned memory) │ forward … logits, sample, mr_end │ results and a flag in pinned
+//            one launch                                    │ a graph where the shape is known  │ memory; the host polls it
+import { check, InternalError, UserError } from "../../base/errors.js";
+import type { HostTensor } from "../../plan/op.js";
+import type { Plan } from "../../plan/plan.js";
+import { type Batch, SlotInt, type Step, type StepResult, slotInts } from "../batch.js";
+import type { GroupShape } from "../budget.js";
+import { checkBatch, checkPageIds, checkWeights } from "../check.js";
+import type { CompileOptions, Limits, MemoryReport, PageGroup, Program, WeightSource } from "../device.js";
+import { awaitMasks } from "../masks.js";
+import { bucketOf } from "./buckets.js";
+import { Completion } from "./completion.js";
+import type { Bucket, Launch } from "./launch.js";
+import { Sequence } from "./launcher.js";
+import type { LoweredPlan } from "./lower.js";
+import type { Workspace } from "./memory.js";
+import type { Cuda, HostMemory } from "./native.js";
+import { type StepMemory, sampleWaves } from "./step.js";
+import type { Tail } from "./tail.js";
+import type { CudaWeights } from "./weights.js";
+
+export interface CudaParts {
+  readonly cuda: Cuda;
+  readonly plan: Plan;
+  readonly limits: Limits;
+  readonly memory: MemoryReport;
+  readonly groups: readonly GroupShape[];
+  readonly weights: CudaWeights;
+  readonly lowered: LoweredPlan;
+  readonly workspace: Workspace;
+  readonly step: StepMemory;
+  readonly tail: Tail;
+  /** Base addresses of the page pools, which the lowered plan reads. */
+  readonly pools: bigint[];
+  readonly dump: boolean;
+  /** false: every step's launches one by one. */
+  readonly graphs: boolean;
+}
+
+interface Pending {
+  readonly batch: Batch;
+  readonly number: number;
+  readonly ring: number;
+  readonly waves: number;
+  readonly finish: (result: StepResult | undefined, error?: unknown) => void;
+  masks?: Uint32Array;
+}
+
+/** Launches of one shape: played one by one the first time, which also loads the kernels; a graph from then on. */
+interface Recorded {
+  readonly sequence: Sequence;
+  graph?: number;
+  played: boolean;
+}
+
+export class CudaProgram implements Program {
+  readonly memory: MemoryReport;
+  readonly caches: readonly PageGroup[];
+  readonly vocabSize: number;
+  private readonly uploads: HostMemory[] = [];
+  private readonly results: HostMemory;
+  private readonly flags: HostMemory;
+  private readonly completion: Completion;
+  private readonly recorded = new Map<string, Recorded>();
+  private readonly counted = new Set<number>();
+  /** Slots that have parameters. */
+  private readonly known = new Set<number>();
+  private base = 0;
+  private countIds = 0;
+  private state: "awake" | "asleep" | "closed" = "awake";
+  private readonly queue: (() => void)[] = [];
+  private waiting: Pending | undefined;
+  private inFlight = 0;
+  private steps = 0;
+  private lastSizes: { tokens: number; rows: number } | undefined;
+
+  static async compile(parts: CudaParts, source: WeightSource, options: CompileOptions): Promise<CudaProgram> {
+    const program = new CudaProgram(parts, source);
+    try {
+      await program.load(options);
+    } catch (error) {
+      await program.close();
+      throw error;
+    }
+    return program;
+  }
+
+  private constructor(
+    private readonly parts: CudaParts,
+    private source: WeightSource,
+  ) {
+    const { cuda, plan, groups, memory, limits, step, tail } = parts;
+    this.memory = memory;
+    this.vocabSize = plan.vocabSize;
+    this.caches = groups.map((group, g) => ({ ...group, numPages: memory.pagesPerGroup[g] }));
+    const ring = limits.depth + 1;
+    for (let i = 0; i < ring; i++) this.uploads.push(cuda.allocHost(step.uploadBytes));
+    this.results = cuda.allocHost(4 * tail.resultWords * ring);
+    this.flags = cuda.allocHost(64 * ring);
+    this.flags.bytes.fill(0);
+    this.completion = new Completion(cuda, this.flags);
+  }
+
+  /** Workspace, weights, and last the pages: what loading takes for a while is free again by then. */
+  private async load(options: CompileOptions): Promise<void> {
+    const { cuda, workspace, memory, lowered, groups, pools, weights } = this.parts;
+    checkWeights(this.parts.plan, this.source.tensors);
+    this.base ||= cuda.alloc(memory.workspace);
+    workspace.base = BigInt(this.base);
+    cuda.fill(this.base, 0, memory.workspace);
+    for (const { area, bytes } of lowered.lowering.constants) {
+      cuda.toDevice(Number(area.address), cuda.addressOf(bytes), bytes.length);
+    }
+    await weights.load(cuda, this.source, options);
+    for (const [g, group] of groups.entries()) {
+      const bytes = group.pageBytes * memory.pagesPerGroup[g];
+      pools[g] ||= BigInt(cuda.alloc(bytes));
+      cuda.fill(Number(pools[g]), 0, bytes);
+    }
+    cuda.synchronize();
+  }
+
+  get lost(): boolean {
+    return this.parts.cuda.failed;
+  }
+
+  // ---- steps
+
+  run(batch: Batch): Step {
+    const { limits, tail } = this.parts;
+    check(this.state === "awake", `the program is ${this.state}`);
+    check(this.inFlight < limits.depth, `${this.inFlight} steps are in flight, the limit is ${limits.depth}`);
+    checkBatch(batch, limits, this.caches, this.vocabSize);
+    check(
+      batch.topLogprobs <= tail.mostTop,
+      `${batch.topLogprobs} top logprobs are wanted, ${tail.mostTop} at most are there`,
+    );
+    for (const adapter of updatedAdapters(batch)) check(adapter < 0, "the cuda device has no adapters");
+    for (const slot of batch.updates.slots) this.known.add(slot);
+    for (const slot of batch.slots)
+      check(this.known.has(slot), `slot ${slot} was used before an update gave it parameters`);
+    this.inFlight++;
+    const number = ++this.steps;
+    let pending: Pending | undefined;
+    const result = new Promise<StepResult>((resolve, reject) => {
+      const finish = (value: StepResult | undefined, error?: unknown) => {
+        queueMicrotask(() => {
+          this.inFlight--;
+        });
+        if (value) resolve(value);
+        else reject(error);
+      };
+      const waves = this.follow(batch);
+      pending = { batch, number, ring: number % (limits.depth + 1), waves, finish };
+    });
+    const step = pending!;
+    this.inOrder(() => this.execute(step));
+    const masks = awaitMasks(batch, this.vocabSize, (bits) => {
+      step.masks = bits;
+      if (this.waiting === step) this.released(step);
+    });
+    return { result, setMasks: masks.set };
+  }
+
+  /** Which slots count their tokens, and in how many waves this batch's rows are drawn. */
+  private follow({ updates, ...batch }: Batch): number {
+    for (const [u, slot] of updates.slots.entries()) {
+      if (updates.ints[u * slotInts + SlotInt.counts] === 1) this.counted.add(slot);
+      else this.counted.delete(slot);
+    }
+    return sampleWaves({ updates, ...batch }, this.counted, new Int32Array(batch.rows.length));
+  }
+
+  private execute(step: Pending): void {
+    try {
+      check(this.state === "awake", `the program is ${this.state}`);
+      this.begin(step);
+      const bucket = bucketOf(step.batch, this.parts.limits);
+      if (step.batch.maskedRows.length === 0 && step.waves === 1) {
+        this.play(`step ${key(bucket)}`, bucket.decode, () => [...this.forward(bucket), ...this.tail(bucket, -1)]);
+        this.launched(step);
+        return;
+      }
+      this.play(`forward ${key(bucket)}`, bucket.decode, () => this.forward(bucket));
+      if (step.batch.maskedRows.length === 0 || step.masks) this.sample(step);
+      else this.waiting = step;
+    } catch (error) {
+      step.finish(undefined, error);
+    }
+  }
+
+  private released(step: Pending): void {
+    this.waiting = undefined;
+    try {
+      this.sample(step);
+    } catch (error) {
+      step.finish(undefined, error);
+    }
+    while (this.queue.length > 0 && !this.waiting) this.queue.shift()!();
+  }
+
+  /** The step's sampling by itself, wave after wave. */
+  private sample(step: Pending): void {
+    const { cuda, tail, limits } = this.parts;
+    if (step.masks) cuda.toDevice(Number(tail.masks.address), cuda.addressOf(step.masks), step.masks.byteLength);
+    const bucket = bucketOf(step.batch, limits);
+    for (let wave = 0; wave < step.waves; wave++) {
+      const last = wave === step.waves - 1;
+      this.play(`sample ${bucket.rows} ${step.waves > 1 ? wave : -1} ${last}`, false, () => {
+        const launches = this.tail(bucket, step.waves > 1 ? wave : -1);
+        return last ? launches : launches.slice(0, -1);
+      });
+    }
+    this.launched(step);
+  }
+
+  private launched(step: Pending): void {
+    const { batch, ring, number } = step;
+    this.lastSizes = { tokens: batch.tokens.length, rows: batch.rows.length };
+    this.completion.add(ring, number, (error) => {
+      if (error === undefined) step.finish(this.parts.tail.read(batch, this.results, ring));
+      else step.finish(undefined, error);
+    });
+  }
+
+  /** The batch to the device. */
+  private begin({ batch, ring, number }: Pending): void {
+    const { step, tail } = this.parts;
+    const upload = this.uploads[ring];
+    const waves = new Int32Array(batch.rows.length);
+    sampleWaves(batch, this.counted, waves);
+    step.write(batch, upload.bytes, ring, number, waves);
+    const words = batch.tokens.length + batch.rows.length + batch.pages.reduce((sum, { ids }) => sum + ids.length, 0);
+    const blocks = Math.min(32, Math.max(1, Math.ceil(words / 512)));
+    this.play(`begin ${ring} ${blocks}`, false, () => [
+      {
+        kernel: "mr_begin",
+        grid: [blocks, 1, 1],
+        block: 256,
+        sharedBytes: 0,
+        args: [
+          ...[{ ptr: BigInt(upload.address) }, { ptr: step.info.address }, { ptr: step.tokenIds.address }],
+          ...[tail.lastToken, tail.slotFloats, tail.slotInts].map(({ address }) => ({ ptr: address })),
+        ],
+      },
+    ]);
+    this.count(batch);
+  }
+
+  /** Counts of slots that begin anew. */
+  private count({ updates }: Batch): void {
+    const { cuda, tail, limits } = this.parts;
+    for (const [u, slot] of updates.slots.entries()) {
+      if (updates.ints[u * slotInts + SlotInt.counts] !== 1) continue;
+      const prompt = updates.promptIds.subarray(updates.promptStart[u], updates.promptStart[u + 1]);
+      const output = updates.outputIds.subarray(updates.outputStart[u], updates.outputStart[u + 1]);
+      const ids = Int32Array.of(...prompt, ...output);
+      const room = Math.max(limits.contextLength + 1, ids.length);
+      this.countIds ||= cuda.alloc(4 * room);
+      check(ids.length <= limits.contextLength + 1, `${ids.length} tokens to count`);
+      cuda.toDevice(this.countIds, cuda.addressOf(ids), ids.byteLength);
+      const counts = tail.counts.address + BigInt(4 * slot * this.vocabSize);
+      const args = [{ ptr: counts }, { i32: this.vocabSize }, { ptr: BigInt(this.countIds) }];
+      const lengths = [{ i32: prompt.length }, { i32: output.length }];
+      const launch = {
+        kernel: "mr_counts",
+        grid: [1, 1, 1] as const,
+        block: 1024,
+        sharedBytes: 0,
+        args: [...args, ...lengths],
+      };
+      new Sequence(cuda, [launch], false).play();
+    }
+  }
+
+  private forward(bucket: Bucket): Launch[] {
+    const { lowering } = this.parts.lowered;
+    return [...lowering.first, ...lowering.forward].flatMap((lowered) => lowered(bucket));
+  }
+
+  private tail(bucket: Bucket, wave: number): Launch[] {
+    return this.parts.tail.launches(this.parts.step, this.results, this.flags, bucket.rows, wave);
+  }
+
+  private play(name: string, graph: boolean, make: () => Launch[]): void {
+    const { cuda, graphs } = this.parts;
+    let known = this.recorded.get(name);
+    if (!known) {
+      // A launch of nothing is no launch.
+      const launches = make().filter(({ grid }) => grid.every((n) => n > 0));
+      known = { sequence: new Sequence(cuda, launches, true), played: false };
+      this.recorded.set(name, known);
+    }
+    if (graph && graphs && known.played && known.graph === undefined) {
+      const { sequence } = known;
+      known.graph = cuda.capture(() => sequence.play());
+    }
+    if (known.graph !== undefined) cuda.launchGraph(known.graph);
+    else known.sequence.play();
+    known.played = true;
+  }
+
+  private inOrder(work: () => void): void {
+    if (this.waiting) this.queue.push(work);
+    else work();
+  }
+
+  private whenReached<T>(work: () => T | Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      this.inOrder(() => {
+        try {
+          check(this.state !== "closed", "the program is closed");
+          resolve(work());
+        } catch (error) {
+          reject(error);
+        }
+      });
+    });
+  }
+
+  // ---- pages
+
+  copyPages(group: number, from: Int32Array, to: Int32Array): void {
+    check(from.length === to.length, "as many pages are copied from as to");
+    this.checkPages(group, from);
+    this.checkPages(group, to);
+    this.inOrder(() => {
+      if (this.state !== "awake") return;
+      const { pageBytes } = this.caches[group];
+      for (let i = 0; i < from.length; i++) {
+        this.parts.cuda.copy(this.page(group, to[i]), this.page(group, from[i]), pageBytes);
+      }
+    });
+  }
+
+  /** As the kernels lay them out: only for writePages of a program compiled alike. */
+  readPages(group: number, ids: Int32Array): Promise<Uint8Array> {
+    this.checkPages(group, ids);
+    return this.whenReached(() => {
+      const { pageBytes } = this.caches[group];
+      const out = new Uint8Array(ids.length * pageBytes);
+      const at = this.parts.cuda.addressOf(out);
+      for (let i = 0; i < ids.length; i++)
+        this.parts.cuda.toHost(at + i * pageBytes, this.page(group, ids[i]), pageBytes);
+      this.parts.cuda.synchronize();
+      return out;
+    });
+  }
+
+  writePages(group: number, ids: Int32Array, bytes: Uint8Array): void {
+    this.checkPages(group, ids, bytes.length);
+    const own = bytes.slice();
+    this.inOrder(() => {
+      if (this.state !== "awake") return;
+      const { pageBytes } = this.caches[group];
+      const at = this.parts.cuda.addressOf(own);
+      for (let i = 0; i < ids.length; i++)
+        this.parts.cuda.toDevice(this.page(group, ids[i]), at + i * pageBytes, pageBytes);
+      this.parts.cuda.synchronize();
+    });
+  }
+
+  private page(group: number, id: number): number {
+    return Number(this.parts.pools[group]) + id * this.caches[group].pageBytes;
+  }
+
+  private checkPages(group: number, ids: Int32Array, bytes?: number): void {
+    check(this.state === "awake", `the program is ${this.state}`);
+    checkPageIds(this.caches, group, ids, bytes);
+  }
+
+  // ---- weights and life
+
+  async loadAdapter(): Promise<void> {
+    throw new UserError("the cuda device has no adapters yet", { code: "unsupported_operation" });
+  }
+
+  swapWeights(source: WeightSource): Promise<void> {
+    return this.whenReached(async () => {
+      checkWeights(this.parts.plan, source.tensors);
+      this.source = source;
+      if (this.state === "awake") await this.parts.weights.load(this.parts.cuda, source);
+    });
+  }
+
+  sleep(): Promise<void> {
+    return this.whenReached(() => {
+      check(this.state === "awake", `the program is ${this.state}`);
+      this.parts.cuda.synchronize();
+      this.forget();
+      this.state = "asleep";
+    });
+  }
+
+  async wake(): Promise<void> {
+    check(this.state === "asleep", `the program is ${this.state}`);
+    await this.load({});
+    this.state = "awake";
+  }
+
+  dump(tensor: string): Promise<HostTensor> {
+    return this.whenReached(() => {
+      const { cuda, plan, dump, lowered, weights } = this.parts;
+      const found = plan.tensors.find(({ name }) => name === tensor);
+      if (!found) throw new UserError(`the plan has no tensor called ${tensor}`);
+      if (found.role === "weight") return weights.dump(cuda, found);
+      const place = lowered.lowering.activations.get(tensor);
+      if (!dump) throw new UserError(`${tensor} cannot be shown: the program was compiled without dump`);
+      if (!place || !this.lastSizes) throw new UserError(`${tensor} cannot be shown: no step has computed it`);
+      const count = place.rows ? this.lastSizes.rows : this.lastSizes.tokens;
+      const length = count * place.width;
+      const raw = new Uint8Array(length * (place.dtype === "f32" ? 4 : 2));
+      cuda.toHost(cuda.addressOf(raw), Number(place.address), raw.length);
+      cuda.synchronize();
+      const shape = [count, place.width];
+      if (place.dtype === "f32") return { shape, data: new Float32Array(raw.buffer) };
+      const words = Uint32Array.from(new Uint16Array(raw.buffer), (half) => half << 16);
+      return { shape, data: new Float32Array(words.buffer) };
+    });
+  }
+
+  async close(): Promise<void> {
+    if (this.state === "closed") return;
+    this.state = "closed";
+    this.waiting?.finish(undefined, new InternalError("the program was closed"));
+    this.waiting = undefined;
+    // Each of them finds the program closed and says so to its caller.
+    for (const work of this.queue.splice(0)) work();
+    const { cuda } = this.parts;
+    this.completion.close();
+    if (cuda.failed) return;
+    cuda.synchronize();
+    this.forget();
+    for (const address of [this.base, this.countIds]) if (address) cuda.free(address);
+    for (const memory of [...this.uploads, this.results, this.flags]) cuda.freeHost(memory);
+  }
+
+  /** Weights, pages, and all launches that name their addresses. */
+  private forget(): void {
+    const { cuda, weights, pools } = this.parts;
+    for (const { graph } of this.recorded.values()) if (graph !== undefined) cuda.destroyGraph(graph);
+    this.recorded.clear();
+    weights.unload(cuda);
+    for (const [g, pool] of pools.entries()) {
+      if (pool) cuda.free(Number(pool));
+      pools[g] = 0n;
+    }
+  }
+}
+
+const key = ({ tokens, rows, sequences, decode }: Bucket) => `${tokens} ${rows} ${sequences} ${decode}`;
+
+function* updatedAdapters({ updates }: Batch): Iterable<number> {
+  for (let u = 0; u < updates.slots.length; u++) yield updates.ints[u * slotInts + SlotInt.adapter];
+}

@@ -1,0 +1,223 @@
+// A server without named models: those of the store come and go by themselves, under Ollama's API and OpenAI's alike.
+import { createHash } from "node:crypto";
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { Ollama } from "ollama";
+import OpenAI from "openai";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import type * as ServeModule from "../../src/server/serve.js";
+import { adopt, partialPath } from "../../src/store/blobs.js";
+import { describeModel } from "../../src/store/describe.js";
+import { Hold } from "../../src/store/keep.js";
+import { configType, type Descriptor, encodeManifest, layerType, manifestType } from "../../src/store/manifest.js";
+import { configBlob, fileLayer } from "../../src/store/package.js";
+import { newName, Store } from "../../src/store/store.js";
+import { smollm2 } from "../support/models.js";
+
+const { serve } = (await import(new URL("../../dist/server/serve.js", import.meta.url).href)) as typeof ServeModule;
+const tiny = fileURLToPath(new URL("../golden/tiny/llama-mha", import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), "millrace-server-"));
+const store = new Store(folder);
+
+/** A package of these files, with texts of further layers. */
+async function pack(name: string, path: string, extra: readonly (readonly [type: string, text: string])[] = []) {
+  const files = path.endsWith(".gguf") ? [path] : readdirSync(path).map((file) => join(path, file));
+  const layers: Descriptor[] = [];
+  const hold = new Hold(folder);
+  for (const file of files.filter((one) => /(config\.json|\.safetensors|\.gguf)$/.test(one))) {
+    mkdirSync(join(folder, "partial"), { recursive: true });
+    const partial = partialPath(folder, "copy");
+    copyFileSync(file, partial);
+    const { sha256, bytes } = await adopt(folder, partial, file, undefined);
+    layers.push(fileLayer({ name: file.split("/").at(-1)!, sha256, bytes }));
+  }
+  for (const [type, text] of extra) layers.push(await store.addText(hold, type, text));
+  const config = await store.addText(hold, configType, JSON.stringify(configBlob(await describeModel(path), layers)));
+  const manifest = { schemaVersion: 2 as const, mediaType: manifestType, config, layers };
+  await store.commit(newName(name), encodeManifest(manifest));
+  hold.release();
+}
+
+let server: ServeModule.ModelServer;
+let ollama: Ollama;
+const home = process.env.MILLRACE_HOME;
+beforeAll(async () => {
+  await pack("smollm2", smollm2());
+  await pack("pirate", smollm2(), [
+    [layerType.system, "You are a pirate."],
+    [layerType.parameters, JSON.stringify({ temperature: 0, num_predict: 8, stop: ["Arr"] })],
+    [
+      layerType.messages,
+      JSON.stringify([
+        { role: "user", content: "Ahoy" },
+        { role: "assistant", content: "Arr!" },
+      ]),
+    ],
+    [layerType.license, "Do as you like."],
+  ]);
+  await pack("tiny", tiny);
+  process.env.MILLRACE_HOME = folder;
+  server = await serve({ models: [], port: 0, threads: 2, contextLength: 512, maxLoaded: 2 });
+  ollama = new Ollama({ host: server.url });
+});
+afterAll(async () => {
+  await server?.close();
+  if (home === undefined) delete process.env.MILLRACE_HOME;
+  else process.env.MILLRACE_HOME = home;
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const loaded = async () => (await ollama.ps()).models.map(({ name }) => name);
+const greedy = { temperature: 0, num_predict: 12 };
+
+describe("a server over the store", () => {
+  it("lists what is there, and has nothing loaded", async () => {
+    const { models } = await ollama.list();
+    expect(models.map(({ name }) => name)).toEqual(["pirate:latest", "smollm2:latest", "tiny:latest"]);
+    const [, one] = models;
+    expect(one).toMatchObject({
+      model: "smollm2:latest",
+      details: { format: "gguf", family: "llama", quantization_level: "Q4_1" },
+    });
+    expect(one.digest).toMatch(/^[0-9a-f]{64}$/);
+    expect(one.size).toBeGreaterThan(80e6);
+    expect(await loaded()).toEqual([]);
+  });
+
+  it("loads a model when it is asked for, and says what it takes", async () => {
+    const answer = await ollama.generate({
+      model: "smollm2",
+      raw: true,
+      prompt: "The capital of France is",
+      options: greedy,
+    });
+    expect(answer.response).toContain("Paris");
+    expect(answer.load_duration).toBeGreaterThan(1e6);
+    const again = await ollama.generate({
+      model: "smollm2:latest",
+      raw: true,
+      prompt: "The capital of France is",
+      options: greedy,
+    });
+    expect(again.response).toBe(answer.response);
+    expect(again.load_duration).toBeLessThan(answer.load_duration / 5);
+    const { models } = await ollama.ps();
+    expect(models).toMatchObject([{ name: "smollm2:latest", size_vram: 0, context_length: 512 }]);
+    expect(models[0].size).toBeGreaterThan(85e6);
+    const minutes = (Date.parse(models[0].expires_at as never) - Date.now()) / 60_000;
+    expect(minutes).toBeGreaterThan(4.5);
+    expect(minutes).toBeLessThanOrEqual(5);
+  });
+
+  it("serves OpenAI's clients from the same models", async () => {
+    const client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
+    const ids = (await client.models.list()).data.map(({ id }) => id);
+    expect(ids).toEqual(["pirate", "smollm2", "tiny"]);
+    const { choices } = await client.completions.create({
+      model: "smollm2",
+      prompt: "The capital of France is",
+      temperature: 0,
+    });
+    expect(choices[0].text).toContain("Paris");
+    await expect(client.models.retrieve("nobody")).rejects.toMatchObject({ status: 404 });
+  });
+
+  it("puts a package's system message, history and parameters before a caller's", async () => {
+    const rendered = async (model: string, messages: object[]) => {
+      const answer = await ollama.chat({ model, messages, _debug_render_only: true } as never);
+      return (answer as never as { _debug_info: { rendered_template: string } })._debug_info.rendered_template;
+    };
+    const said = await rendered("pirate", [{ role: "user", content: "Who are you?" }]);
+    expect(said).toMatch(/You are a pirate\.[\s\S]*Ahoy[\s\S]*Arr![\s\S]*Who are you\?/);
+    const own = await rendered("pirate", [
+      { role: "system", content: "You are a nun." },
+      { role: "user", content: "Who are you?" },
+    ]);
+    expect(own).not.toContain("pirate");
+    const messages = [{ role: "user", content: "Tell me about the sea." }];
+    const short = await ollama.chat({ model: "pirate", messages });
+    expect(short.eval_count).toBeLessThanOrEqual(8);
+    expect(await ollama.chat({ model: "pirate", messages })).toMatchObject({ message: short.message });
+  });
+
+  it("unloads the least recently used for another, and on request", async () => {
+    await ollama.generate({ model: "smollm2", prompt: "" });
+    await ollama.generate({ model: "tiny", prompt: "" });
+    expect(await loaded()).toEqual(["smollm2:latest", "tiny:latest"]);
+    await ollama.generate({ model: "pirate", prompt: "" });
+    expect(await loaded()).toEqual(["tiny:latest", "pirate:latest"]);
+    await ollama.generate({ model: "tiny", prompt: "", keep_alive: 0 });
+    expect(await loaded()).toEqual(["pirate:latest"]);
+    await ollama.chat({ model: "pirate", messages: [{ role: "user", content: "Hi" }], keep_alive: "200ms" });
+    await vi.waitFor(async () => expect(await loaded()).toEqual([]), { timeout: 5000 });
+    const forever = await ollama.generate({ model: "tiny", prompt: "", keep_alive: -1 });
+    expect(forever.done_reason).toBe("load");
+    expect((await ollama.ps()).models[0].expires_at).toMatch(/^9999/);
+  });
+
+  it("answers with two models at once", async () => {
+    const ask = (model: string) =>
+      ollama.generate({ model, raw: true, prompt: "Once upon a time", options: { temperature: 0, num_predict: 60 } });
+    await ollama.generate({ model: "tiny", prompt: "", keep_alive: 0 });
+    const alone = (await ask("smollm2")).response;
+    const both = await Promise.all([ask("smollm2"), ask("pirate"), ask("smollm2")]);
+    for (const { response } of both) expect(response).toBe(alone);
+  });
+
+  it("shows a package in full", async () => {
+    const shown = await ollama.show({ model: "pirate" });
+    expect(shown).toMatchObject({
+      system: "You are a pirate.",
+      license: "Do as you like.",
+      details: { family: "llama", context_length: 8192, embedding_length: 576 },
+      messages: [
+        { role: "user", content: "Ahoy" },
+        { role: "assistant", content: "Arr!" },
+      ],
+    });
+    expect(shown.parameters).toMatch(/^num_predict +8$/m);
+    expect(shown.parameters).toMatch(/^stop +"Arr"$/m);
+    expect(shown.modelfile).toMatch(/^FROM [\s\S]*SYSTEM [\s\S]*PARAMETER stop "Arr"/m);
+    expect(shown.template).toContain("<|im_start|>");
+    expect((shown as never as { capabilities: string[] }).capabilities).toContain("completion");
+    const info = shown.model_info as never as Record<string, unknown>;
+    expect(info["general.architecture"]).toBe("llama");
+    expect(info["llama.block_count"]).toBe(30);
+    expect(info["tokenizer.ggml.tokens"]).toBeNull();
+    const folderModel = await ollama.show({ model: "tiny", verbose: true } as never);
+    expect(folderModel.details).toMatchObject({ format: "safetensors" });
+    expect((folderModel as never as { tensors: object[] }).tensors.length).toBeGreaterThan(5);
+    await expect(ollama.show({ model: "nobody" })).rejects.toMatchObject({ status_code: 404 });
+  });
+
+  it("copies, answers by the new name, and deletes", async () => {
+    await ollama.copy({ source: "tiny", destination: "team/other:v1" });
+    expect((await ollama.list()).models.map(({ name }) => name)).toContain("team/other:v1");
+    expect((await ollama.generate({ model: "team/other:v1", prompt: "" })).done_reason).toBe("load");
+    await ollama.delete({ model: "team/other:v1" });
+    await expect(ollama.generate({ model: "team/other:v1", prompt: "" })).rejects.toMatchObject({ status_code: 404 });
+    await vi.waitFor(async () => expect(await loaded()).not.toContain("team/other:v1"));
+    await expect(ollama.copy({ source: "nobody", destination: "x" })).rejects.toMatchObject({ status_code: 404 });
+    await expect(ollama.delete({ model: "nobody" })).rejects.toMatchObject({ status_code: 404 });
+  });
+
+  it("takes blobs whole, with the digest they come under, or not at all", async () => {
+    const content = readFileSync(join(tiny, "config.json"));
+    const digest = `sha256:${createHash("sha256").update(content).update("more").digest("hex")}`;
+    const url = `${server.url}/api/blobs/${digest}`;
+    const head = async () => (await fetch(url, { method: "HEAD" })).status;
+    expect(await head()).toBe(404);
+    const wrong = await fetch(url, { method: "POST", body: content });
+    expect([wrong.status, await wrong.json()]).toEqual([400, { error: expect.stringContaining("digest") }]);
+    expect(await head()).toBe(404);
+    const whole = Buffer.concat([content, Buffer.from("more")]);
+    for (const type of ["application/octet-stream", "application/json"]) {
+      const right = await fetch(url, { method: "POST", body: whole, headers: { "content-type": type } });
+      expect([right.status, await right.text()]).toEqual([201, ""]);
+    }
+    expect(await head()).toBe(200);
+    expect((await fetch(`${server.url}/api/blobs/nonsense`, { method: "POST", body: "x" })).status).toBe(400);
+  });
+});
