@@ -15,7 +15,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const sourceDir = join(root, "kernels", "cuda");
 const outDir = join(root, "build", "cuda");
 
-const flags = ["-std=c++17", "-O3", "--expt-relaxed-constexpr", "-Xfatbin=-compress-all", "-lineinfo"];
+const flags = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xfatbin=-compress-all", "-lineinfo"];
 const code = (number) => ["-gencode", `arch=compute_${number},code=sm_${number}`];
 const hopper = code("90a");
 /** Ampere, Ada, Hopper; newer ones compile the PTX when they load it. */

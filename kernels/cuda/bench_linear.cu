@@ -9,11 +9,27 @@
 #include <string>
 #include <vector>
 #include <algorithm>
-#include "linear_pack.cu"
-#include "linear_8.cu"
-#include "linear_16.cu"
-#include "linear_32.cu"
-#include "linear_64.cu"
+#include "linear_stream.cuh"
+
+extern "C" {
+__global__ void mr_linear_pack(int, const uint8_t*, int64_t, int64_t, int, const int*, int, int, uint8_t*);
+__global__ void mr_linear_unpack(int, const uint8_t*, int, int, float*);
+__global__ void mr_linear_widen(int, const uint8_t*, int, uint8_t*);
+#define STREAM(NAME)                                                                                                        \
+  __global__ void NAME(const mr::bf16*, int, void*, int, int, const float*, const int*, int, int, int, int, int, float*, int*, \
+                       int, const uint8_t*, int, int, const uint8_t*, int, int, const uint8_t*, int, int, const uint8_t*, int, int);
+STREAM(mr_linear_1)
+STREAM(mr_linear_8)
+STREAM(mr_linear_16)
+STREAM(mr_linear_32)
+STREAM(mr_linear_64)
+#define GEMM(NAME)                                                                                                       \
+  __global__ void NAME(const mr::bf16*, int, void*, int, int, const float*, const int*, int, int, int, int, int, int, float*, \
+                       int*, int, const uint8_t*, int, const uint8_t*, int, const uint8_t*, int, const uint8_t*, int);
+GEMM(mr_linear_gemm_64)
+GEMM(mr_linear_gemm_128)
+GEMM(mr_linear_gemm_256)
+}
 
 #define CHECK(x)                                                                                        \
   do {                                                                                                  \
@@ -167,11 +183,11 @@ static void launch(void (*kernel)(P...), dim3 grid, int block, int shared, A... 
 }
 
 // As src/device/cuda/linear.ts lowers it. tile: tokens a pass (8, 16, 32, 64).
-template <int NT, class K>
+template <int T, class K>
 static void run_stream(K kernel, const Call& c) {
-  using G = mr::Shape<NT>;
+  using G = mr::Shape<T>;
   const bool gated = c.epilogue == mr::gated_y;
-  const int wk = NT > 1 ? 2 : gated ? 4 : 8, wr = 8 / wk, R = wr * G::RT * 16, slices = gated ? 4 : 8, splits = slices / wk;
+  const int wk = T > 8 ? 2 : gated ? 4 : 8, wr = 8 / wk, R = wr * G::RT * 16, slices = gated ? 4 : 8, splits = slices / wk;
   const int passes = (c.tokens + G::tokens - 1) / G::tokens;
   const int rows = gated ? c.y_width : 0;
   int groups = 0;
@@ -186,11 +202,46 @@ static void run_stream(K kernel, const Call& c) {
          c.epilogue, int(mr::silu), rows, splits, wk, c.partial, c.tickets, int(c.segments.size()), a.data, a.type, a.rows, b.data, b.type,
          b.rows, d.data, d.type, d.rows, e.data, e.type, e.rows);
 }
+template <class K>
+static void run_gemm(K kernel, int BM, int BN, int stages, const Call& c, const std::vector<Weight>& weights, bool late) {
+  const bool gated = c.epilogue == mr::gated_y;
+  const int rows = gated ? c.y_width : 0, blocks_m = (c.tokens + BM - 1) / BM, steps = (weights[0].cols + 63) / 64;
+  int blocks_n = 0;
+  if (gated) blocks_n = ((rows + 15) / 16 + BN / 32 - 1) / (BN / 32);
+  else for (auto& s : weights) blocks_n += ((s.rows + 15) / 16 + BN / 16 - 1) / (BN / 16);
+  int splits = 1;
+  while (BM * blocks_m <= 256 && splits < 8 && blocks_m * blocks_n * splits * 2 <= sms && steps / (splits * 2) >= 8) splits *= 2;
+  const int shared = stages * (BM + BN) * 128 + 1280;
+  CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  const auto seg = [&](int i) { return i < int(weights.size()) ? weights[i] : Weight{0, 0, 0, nullptr, {}}; };
+  launch(kernel, dim3(std::min(sms, blocks_n * blocks_m * splits)), 384, shared, c.x, weights[0].cols, c.y, c.y_f32, c.y_width, c.bias, c.count,
+         c.epilogue, int(mr::silu), rows, blocks_m, splits, late, c.partial, c.tickets, int(weights.size()), seg(0).data, seg(0).rows,
+         seg(1).data, seg(1).rows, seg(2).data, seg(2).rows, seg(3).data, seg(3).rows);
+}
+// tile: 1 … 64 tokens a pass: streaming; 1000 + BN: wgmma with tiles of BN rows.
+static uint8_t* wide;
 static void run(const Call& c, int tile) {
-  if (tile == 8) run_stream<1>(mr_linear_8, c);
-  else if (tile == 16) run_stream<2>(mr_linear_16, c);
-  else if (tile == 32) run_stream<4>(mr_linear_32, c);
-  else run_stream<8>(mr_linear_64, c);
+  if (tile == 1) return run_stream<1>(mr_linear_1, c);
+  if (tile == 8) return run_stream<8>(mr_linear_8, c);
+  if (tile == 16) return run_stream<16>(mr_linear_16, c);
+  if (tile == 32) return run_stream<32>(mr_linear_32, c);
+  if (tile == 64) return run_stream<64>(mr_linear_64, c);
+  std::vector<Weight> weights;
+  bool late = false;
+  if (!wide) CHECK(cudaMalloc(&wide, 64ll << 20));
+  int64_t at = 0;
+  for (auto& s : c.segments) {
+    if (s.type == mr::BF16) weights.push_back(s);
+    else {
+      const int units = (s.cols + 63) / 64, tiles = (s.rows + 15) / 16;
+      launch(mr_linear_widen, dim3(units, tiles), 128, 0, s.type, s.data, s.cols, wide + at);
+      weights.push_back({mr::BF16, s.rows, s.cols, wide + at, {}});
+      at += int64_t(units) * tiles * 2048, late = true;
+    }
+  }
+  if (tile == 1064) run_gemm(mr_linear_gemm_64, 64, 128, 8, c, weights, late);
+  else if (tile == 1128) run_gemm(mr_linear_gemm_128, 128, 128, 6, c, weights, late);
+  else run_gemm(mr_linear_gemm_256, 128, 256, 4, c, weights, late);
 }
 
 // y[t, r] = x[t] · w[r] in double.
@@ -278,23 +329,31 @@ static void check(const std::vector<Weight>& segments, int epilogue, bool with_b
 
 static void check_streams(bool small) {
   const double tight = 2e-6, rounded = 4e-3;
+  const std::vector<int> streams{8, 16, 32, 64}, gemms{1064, 1128, 1256};
   for (int type = 0; type <= mr::Q6_K; type++) {
     const int multiple = block_values(type) == 1 ? 8 : block_values(type);
-    std::vector<Weight> keep;
+    const double wide_bound = type == mr::BF16 ? tight : rounded;
     for (auto [rows, cols] : std::vector<std::pair<int, int>>{{48, 256}, {200, multiple * 3}, {1040, 1024}}) {
       if (small && rows > 200) continue;
-      Weight w = make(type, rows, cols, true);
-      for (int tokens : {1, 3, 8, 13, 64, 100}) check({w}, mr::store_y, tokens == 3, true, tokens, {8, 16, 32, 64}, run, true, tight);
-      check({w}, mr::add_y, false, true, 5, {8, 16, 32, 64}, run, true, tight);
-      check({w}, mr::store_y, true, false, 9, {8, 16, 32, 64}, run, true, rounded);
-      Weight up = make(type, rows, cols, false);
-      for (int tokens : {1, 20}) check({w, up}, mr::gated_y, tokens == 1, false, tokens, {8, 16, 32, 64}, run, true, rounded);
-      if (rows == 1040) check({w}, mr::gated_y, false, true, 7, {8, 16, 32, 64}, run, true, tight);
+      Weight w = make(type, rows, cols, true), up = make(type, rows, cols, false);
+      check({w}, mr::store_y, true, true, 1, {1}, run, false, tight);
+      check({w}, mr::add_y, false, true, 1, {1}, run, false, tight);
+      check({w, up}, mr::gated_y, true, false, 1, {1}, run, false, rounded);
+      for (int tokens : {1, 3, 8, 13, 64, 100}) check({w}, mr::store_y, tokens == 3, true, tokens, streams, run, true, tight);
+      check({w}, mr::add_y, false, true, 5, streams, run, true, tight);
+      check({w}, mr::store_y, true, false, 9, streams, run, true, rounded);
+      for (int tokens : {1, 20}) check({w, up}, mr::gated_y, tokens == 1, false, tokens, streams, run, true, rounded);
+      if (rows == 1040) check({w}, mr::gated_y, false, true, 7, streams, run, true, tight);
+      for (int tokens : {5, 64, 200}) check({w}, mr::store_y, tokens == 64, true, tokens, gemms, run, false, wide_bound);
+      check({w}, mr::add_y, false, true, 130, gemms, run, false, wide_bound);
+      for (int tokens : {30, 300}) check({w, up}, mr::gated_y, tokens == 30, tokens == 300, tokens, gemms, run, false, 2 * rounded);
       if (cols % 256 == 0) {
         Weight other = make(mr::Q6_K, 96, cols, false), third = make(mr::BF16, 64, cols, false);
-        check({w, other, third}, mr::store_y, true, true, 4, {8, 16, 32, 64}, run, true, tight);
+        check({w, other, third}, mr::store_y, true, true, 1, {1}, run, false, tight);
+        check({w, other, third}, mr::store_y, true, true, 4, streams, run, true, tight);
+        check({w, other, third}, mr::store_y, true, false, 150, gemms, run, false, rounded);
         CHECK(cudaFree(other.data));
-      CHECK(cudaFree(third.data));
+        CHECK(cudaFree(third.data));
       }
       CHECK(cudaFree(w.data));
       CHECK(cudaFree(up.data));
@@ -303,7 +362,8 @@ static void check_streams(bool small) {
   // Rows that are not on multiples of eight values.
   for (int type : {mr::F32, mr::F16, mr::BF16}) {
     Weight w = make(type, 37, 77, true);
-    check({w}, mr::store_y, true, true, 11, {8, 16, 32, 64}, run, true, tight);
+    check({w}, mr::store_y, true, true, 1, {1}, run, false, tight);
+    check({w}, mr::store_y, true, true, 11, streams, run, true, tight);
     CHECK(cudaFree(w.data));
   }
 }
@@ -358,6 +418,7 @@ static double seconds(F&& body, int repeats) {
 
 static double roof;
 static void measure_roof() {
+  CHECK(cudaMalloc(&wide, 1200ll << 20));
   uint32_t* out;
   CHECK(cudaMalloc(&out, 4));
   const int64_t n = 8ll << 30;

@@ -182,7 +182,6 @@ struct Tile {
 template <int BM, int BN, int STAGES>
 __device__ __forceinline__ void load_tiles(const Gemm& task, uint8_t* stages, uint64_t* full, uint64_t* empty, int items, int blocks_n) {
   using T = Tile<BM, BN, STAGES>;
-  constexpr int lag = 2;
   const int p = threadIdx.x, chunk = p & 7, row0 = p >> 3;
   const int steps = (task.cols + 63) / 64;
   const int64_t tile_bytes = static_cast<int64_t>(steps) * 2048;
@@ -210,10 +209,6 @@ __device__ __forceinline__ void load_tiles(const Gemm& task, uint8_t* stages, ui
   wait();
   const int count = *task.count;
   int done = 0, stage = 0, phase = 0;
-  const auto arrive = [&](int at) {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    barrier_arrive(full + at);
-  };
   for (int i = blockIdx.x; i < items; i += gridDim.x) {
     const Item item = item_at(task, i, blocks_n);
     if (item.m * BM >= count) continue;
@@ -231,17 +226,13 @@ __device__ __forceinline__ void load_tiles(const Gemm& task, uint8_t* stages, ui
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to + swizzled(row, chunk))), "l"(from), "r"(there ? 16 : 0)
                      : "memory");
       }
-      asm volatile("cp.async.commit_group;" ::: "memory");
-      if (done >= lag) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(lag) : "memory");
-        arrive((stage + STAGES - lag) % STAGES);
-      }
+      // Arrives by itself once this thread's copies have.
+      asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(full + stage)) : "memory");
       done++;
       if (++stage == STAGES) stage = 0, phase ^= 1;
     }
   }
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
-  for (int left = min(done, lag); left > 0; left--) arrive((stage + STAGES - left) % STAGES);
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 template <int BM, int BN, int STAGES>
@@ -262,6 +253,7 @@ __device__ __forceinline__ void multiply_tiles(const Gemm& task, uint8_t* stages
     int previous = -1;
     for (int k = k0; k < k1; k++) {
       barrier_wait(full + stage, phase);
+      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // cp.async wrote x, wgmma reads it
       const uint8_t* at = stages + stage * T::stage;
       const uint64_t a = descriptor(at + (BM == 128 ? group * 64 * 128 : 0));
       const uint64_t b = descriptor(at + T::x_bytes + (BM == 64 ? group * WN * 128 : 0));

@@ -1,13 +1,13 @@
 // Owns: y = x · Wᵀ for up to 64 tokens a pass, every format: the weights stream once from memory through a ring of
 // cp.async private to each warp, become bf16 fragments in registers and meet the tokens on the tensor cores, W being their
-// A operand (16 rows), the tokens the B operand (8 a fragment). linear_8.cu … linear_64.cu are its instances.
+// A operand (16 rows), the tokens the B operand (8 a fragment). linear_1.cu … linear_64.cu are its instances.
 //
 // Codes enter the products as exact small integers and the scale multiplies the f32 sum of its 32 (or 16) values, so
 // nothing of a weight is rounded. F16 and F32 weights are split into two and three bf16 whose sum they are.
 //
 // The order of a sum is fixed by the matrix alone: k is cut into slices (splits × wk), each summed along k; the slices of
-// one block are added in order, then the blocks' sums in order. Never does the number of tokens enter: every instance gives
-// the same bits.
+// one block are added in order, then the blocks' sums in order. Never does the number of tokens enter: the instances for 8 and
+// more tokens give the same bits. That for one token adds the sub-blocks of Q4_K, Q5_K and Q6_K in another order.
 //
 //   block = 8 warps = wr rows of warps × wk slices of k; a warp holds RT tiles of 16 rows and 8·NT tokens
 //   gated: the first half of the rows of warps holds gate tiles, the second the up tiles of the same outputs
@@ -41,13 +41,17 @@ struct LinearTask {
   int* tickets;
 };
 
-template <int NT>
+// T: tokens a pass. Few tokens' x comes along with the weights, more through the L1 cache.
+template <int T>
 struct Shape {
-  static constexpr int RT = NT == 1 ? 1 : 2;
-  static constexpr int tokens = NT * 8;
-  static constexpr int ring = NT == 1 ? 8192 : 13824;
-  static constexpr int scales = RT * 16 * 72;  // a warp's table of scales
+  static constexpr int tokens = T, NT = T < 8 ? 1 : T / 8, RT = T <= 8 ? 1 : 2;
+  static constexpr int ring = T == 1 ? 8704 : T == 8 ? 11264 : 13824;
+  static constexpr int scales = T == 1 ? 0 : RT * 16 * 72;  // a warp's table of scales
   static constexpr int warp_bytes = ring + scales;
+  // Whether a warp brings x along: eight tokens of a super-block would leave no room for the weights.
+  static constexpr bool own_x(int k) { return T == 1 || (T == 8 && k <= 64); }
+  // Bytes of a token's k values in the ring: rows an odd number of half lines apart, so that fragments meet no bank twice.
+  static constexpr int x_row(int k) { return T == 1 || k == 32 ? 2 * k : 2 * k + 64; }
 };
 
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -76,7 +80,13 @@ __device__ __forceinline__ uint32_t centred(uint32_t pair, uint32_t zero) {
   return *reinterpret_cast<const uint32_t*>(&d);
 }
 
-// The lane's eight values of a token from k on; zero beyond the row. Slow: rows that are not on multiples of 8 values.
+__device__ __forceinline__ void copy16(uint8_t* to, const void* from, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(to))), "l"(from),
+               "r"(there ? 16 : 0)
+               : "memory");
+}
+
+// Eight values from k on; zero beyond the row. Slow: rows that are not on multiples of 8 values.
 static __device__ __noinline__ uint4 load_ragged(const bf16* x, int k, int cols) {
   uint32_t v[8];
   for (int i = 0; i < 8; i++) v[i] = k + i < cols ? __bfloat16_as_ushort(x[k + i]) : 0;
@@ -84,6 +94,15 @@ static __device__ __noinline__ uint4 load_ragged(const bf16* x, int k, int cols)
 }
 
 // b[0], b[1]: the B operand of a 32's first product; b[2], b[3] of its second.
+template <int S>
+__device__ __forceinline__ uint4 load_own_x(const uint8_t* x, int k, int t) {
+  if constexpr (S == Q6_K) {
+    const uint2 a = *reinterpret_cast<const uint2*>(x + 2 * (k + 4 * t)), b = *reinterpret_cast<const uint2*>(x + 2 * (k + 16 + 4 * t));
+    return make_uint4(a.x, a.y, b.x, b.y);
+  } else {
+    return *reinterpret_cast<const uint4*>(x + 2 * (k + 8 * t));
+  }
+}
 template <int S>
 __device__ __forceinline__ uint4 load_x(const bf16* x, bool valid, int k, int t, int cols, bool ragged) {
   if constexpr (S == Q6_K) {
@@ -206,107 +225,186 @@ __device__ __forceinline__ void tabulate(const uint8_t* unit, uint8_t* table, in
   }
 }
 
-// Units [u0, u1) of RT neighbouring tiles (w: the first's unit 0; apart: bytes to the second's) into acc.
-template <int S, int NT>
-__device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, int u1, uint8_t* ring, const LinearTask& task,
-                                       int token0, float (&acc)[Shape<NT>::RT][NT][4]) {
+// 32 values of 16·RT rows and 8 tokens.
+template <int S, int RT, int NT>
+__device__ __forceinline__ void products(const Fragments<S> (&f)[RT], const float2 (&low)[RT], const float2 (&high)[RT], const uint4& b,
+                                         float (&acc)[RT][NT][4], int nt) {
   using L = Format<S>;
-  constexpr int RT = Shape<NT>::RT, stage = L::bytes * RT, fit = Shape<NT>::ring / stage, depth = fit > 8 ? 8 : fit;
-  static_assert(depth >= 2);
-  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
-  uint8_t* table = ring + Shape<NT>::ring;
-  const auto fetch = [&](int u, int slot) {
-    if (u < u1) {
+  float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // of the tokens' values, where offsets want them
+  if constexpr (L::has_min) {
+    const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
+    mma(sums, ones, b.x, b.y);
+    mma(sums, ones, b.z, b.w);
+  }
 #pragma unroll
-      for (int rt = 0; rt < RT; rt++) {
-        const uint8_t* from = w + rt * apart + static_cast<int64_t>(u) * L::bytes;
+  for (int rt = 0; rt < RT; rt++) {
+    float(&to)[4] = acc[rt][nt];
+    if constexpr (L::floating) {
 #pragma unroll
-        for (int at = 0; at < L::bytes; at += 512) {
-          if (at + 512 <= L::bytes || at + lane * 16 < L::bytes) copy16(ring + slot * stage + rt * L::bytes + at + lane * 16, from + at + lane * 16);
-        }
+      for (int i = Fragments<S>::terms - 1; i >= 0; i--) mma(to, f[rt].a[i][0], b.x, b.y), mma(to, f[rt].a[i][1], b.z, b.w);
+    } else {
+      float p[4] = {0.0f, 0.0f, 0.0f, 0.0f}, q[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+      mma(p, f[rt].a[0][0], b.x, b.y);
+      mma(S == Q6_K ? q : p, f[rt].a[0][1], b.z, b.w);
+      to[0] += low[rt].x * p[0], to[1] += low[rt].x * p[1], to[2] += high[rt].x * p[2], to[3] += high[rt].x * p[3];
+      if constexpr (S == Q6_K) {
+        to[0] += low[rt].y * q[0], to[1] += low[rt].y * q[1], to[2] += high[rt].y * q[2], to[3] += high[rt].y * q[3];
+      } else if constexpr (L::has_min) {
+        to[0] += low[rt].y * sums[0], to[1] += low[rt].y * sums[1];
+        to[2] += high[rt].y * sums[0], to[3] += high[rt].y * sums[1];
       }
     }
-    commit();
+  }
+}
+
+// One token meets a whole super-block in one accumulator: its sub-block j is column j of the B operand, so that a lane ends
+// with the sums of sub-blocks it has the scales of. acc[0], acc[2]: the lane's part of rows g and g + 8.
+template <int S>
+__device__ __forceinline__ void one_token(const uint8_t* unit, const uint8_t* x, int lane, float (&acc)[4]) {
+  using L = Format<S>;
+  const int g = lane >> 2, t = lane & 3;
+  const uint4 b = load_own_x<S>(x, 32 * g, t);
+  float first[4] = {0.0f, 0.0f, 0.0f, 0.0f}, second[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+  for (int j = 0; j < 8; j++) {
+    Fragments<S> f;
+    f.load(unit, lane, j);
+    const bool mine = g == j;
+    mma(first, f.a[0][0], mine ? b.x : 0, mine ? b.y : 0);
+    mma(second, f.a[0][1], mine ? b.z : 0, mine ? b.w : 0);
+  }
+  if constexpr (S == Q6_K) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const int row = g + 8 * half;
+      const float d = f16_value(*reinterpret_cast<const uint16_t*>(unit + L::head_at + 256 + row * 2));
+      const uint32_t s = *reinterpret_cast<const uint32_t*>(unit + L::head_at + row * 16 + 4 * t);
+      const auto scale = [&](int i) { return static_cast<float>(static_cast<int8_t>(s >> (8 * i))); };
+      acc[2 * half] += d * (scale(0) * first[2 * half] + scale(1) * second[2 * half] + scale(2) * first[2 * half + 1] + scale(3) * second[2 * half + 1]);
+    }
+  } else {
+    const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
+    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    mma(sums, ones, b.x, b.y);
+    mma(sums, ones, b.z, b.w);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const uint4 h = *reinterpret_cast<const uint4*>(unit + L::head_at + (g + 8 * half) * 16);
+      const float d = f16_value(h.x & 0xffff), dmin = f16_value(h.x >> 16);
+      float dots = 0.0f, mins = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int j = 2 * t + i;
+        const float scale = static_cast<float>((h.y >> (4 * j) & 15) | (h.w >> (2 * j) & 3) << 4);
+        const float min = static_cast<float>((h.z >> (4 * j) & 15) | (h.w >> (16 + 2 * j) & 3) << 4);
+        dots += scale * (first[2 * half + i] + second[2 * half + i] - 128.0f * sums[i]), mins += min * sums[i];
+      }
+      acc[2 * half] += d * dots - dmin * mins;
+    }
+  }
+}
+
+// Units [u0, u1) of RT neighbouring tiles (w: the first's unit 0; apart: bytes to the second's) into acc.
+template <int S, int T>
+__device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, int u1, uint8_t* ring, const LinearTask& task,
+                                       int token0, float (&acc)[Shape<T>::RT][Shape<T>::NT][4]) {
+  using L = Format<S>;
+  using G = Shape<T>;
+  constexpr int RT = G::RT, NT = G::NT, x_row = G::x_row(L::k), weights = L::bytes * RT;
+  constexpr bool own_x = G::own_x(L::k);
+  constexpr int stage = weights + (own_x ? T * x_row : 0), fit = G::ring / stage, depth = fit > 8 ? 8 : fit;
+  static_assert(depth >= 2);
+  const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+  uint8_t* table = ring + G::ring;
+  const auto fetch = [&](int u, int slot) {
+    if (u >= u1) return;
+#pragma unroll
+    for (int rt = 0; rt < RT; rt++) {
+      const uint8_t* from = w + rt * apart + static_cast<int64_t>(u) * L::bytes;
+#pragma unroll
+      for (int at = 0; at < L::bytes; at += 512) {
+        if (at + 512 <= L::bytes || at + lane * 16 < L::bytes) copy16(ring + slot * stage + rt * L::bytes + at + lane * 16, from + at + lane * 16);
+      }
+    }
   };
 #pragma unroll
   for (int i = 0; i < depth - 1; i++) fetch(u0 + i, i);
   wait();
-  const int count = *task.count;
-  if (token0 >= count) {
-    arrived<0>();
-    return;
-  }
-
+  const int count = *task.count, left = count - token0 - g;  // token 8·nt + g of the pass is there where 8·nt < left
   const bool ragged = (task.cols & 7) != 0;
-  const bf16* x = task.x + static_cast<int64_t>(token0 + g) * task.cols;
+  const bf16* x = task.x + static_cast<int64_t>(token0 + (T == 1 ? 0 : g)) * task.cols;
+  const auto fetch_x = [&](int u, int slot) {
+    if (!own_x || u >= u1) return;
+    uint8_t* to = ring + slot * stage + weights;
+#pragma unroll
+    for (int i = lane; i < T * (L::k / 8); i += 32) {
+      const int token = i / (L::k / 8), chunk = i % (L::k / 8), k = u * L::k + chunk * 8;
+      const bool there = token0 + token < count && k < task.cols;
+      const bf16* from = task.x + static_cast<int64_t>(token0 + token) * task.cols;
+      if (L::floating && ragged) *reinterpret_cast<uint4*>(to + token * x_row + chunk * 16) = there ? load_ragged(from, k, task.cols) : make_uint4(0, 0, 0, 0);
+      else copy16(to + token * x_row + chunk * 16, there ? from + k : task.x, there);
+    }
+  };
+#pragma unroll
+  for (int i = 0; i < depth - 1; i++) fetch_x(u0 + i, i);
+  commit();
+  arrived<0>();
+  if (token0 >= count) return;
+
   const int64_t next = 8 * static_cast<int64_t>(task.cols);
-  const int left = count - token0 - g;  // token 8·nt + g of the pass is there where 8·nt < left
   int slot = 0;
   for (int u = u0; u < u1; u++) {
-    arrived<depth - 2>();
+    if (depth > 2) arrived<(depth > 2 ? depth - 2 : 0)>();
+    else if (u > u0) arrived<0>();
     __syncwarp();
-    fetch(u + depth - 1, slot == 0 ? depth - 1 : slot - 1);
+    const int into = slot == 0 ? depth - 1 : slot - 1;
+    fetch(u + depth - 1, into);
+    fetch_x(u + depth - 1, into);
+    commit();
     const uint8_t* unit = ring + slot * stage;
-    if constexpr (L::k == 256) {
+    if constexpr (T == 1 && L::k == 256) {
+      one_token<S>(unit, unit + weights, lane, acc[0][0]);
+    } else {
+      if constexpr (L::k == 256) {
 #pragma unroll
-      for (int rt = 0; rt < RT; rt++) tabulate<S>(unit + rt * L::bytes, table + rt * 1152, lane);
-      __syncwarp();
-    }
-#pragma unroll(NT < 4 ? 2 : 1)
-    for (int chunk = 0; chunk < L::k / 32; chunk++) {
-      const int k = u * L::k + chunk * 32;
-      Fragments<S> f[RT];
-      float2 low[RT], high[RT];  // (scale, offset) of rows g and g + 8; Q6_K: scales of both sixteens
-#pragma unroll
-      for (int rt = 0; rt < RT; rt++) {
-        const uint8_t* own = unit + rt * L::bytes;
-        f[rt].load(own, lane, chunk);
-        if constexpr (L::k == 256) {
-          low[rt] = *reinterpret_cast<const float2*>(table + rt * 1152 + g * 72 + chunk * 8);
-          high[rt] = *reinterpret_cast<const float2*>(table + rt * 1152 + (g + 8) * 72 + chunk * 8);
-        } else if constexpr (!L::floating) {
-          const auto scale = [&](int r, int at) { return f16_value(*reinterpret_cast<const uint16_t*>(own + L::head_at + at + r * 4 + chunk * 2)); };
-          low[rt].x = scale(g, 0), high[rt].x = scale(g + 8, 0);
-          if (L::has_min) low[rt].y = scale(g, 64) - 128.0f * low[rt].x, high[rt].y = scale(g + 8, 64) - 128.0f * high[rt].x;
-        }
+        for (int rt = 0; rt < RT; rt++) tabulate<S>(unit + rt * L::bytes, table + rt * 1152, lane);
+        __syncwarp();
       }
-#pragma unroll
-      for (int nt = 0; nt < NT; nt++) {
-        const uint4 b = load_x<S>(x + nt * next, 8 * nt < left, k, t, task.cols, ragged);
-        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};  // of the tokens' 32 values, where offsets want them
-        if constexpr (L::has_min) {
-          const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
-          mma(sums, ones, b.x, b.y);
-          mma(sums, ones, b.z, b.w);
-        }
+#pragma unroll(NT < 4 ? 2 : 1)
+      for (int chunk = 0; chunk < L::k / 32; chunk++) {
+        Fragments<S> f[RT];
+        float2 low[RT], high[RT];  // (scale, offset) of rows g and g + 8; Q6_K: scales of both sixteens
 #pragma unroll
         for (int rt = 0; rt < RT; rt++) {
-          float(&to)[4] = acc[rt][nt];
-          if constexpr (L::floating) {
-#pragma unroll
-            for (int i = Fragments<S>::terms - 1; i >= 0; i--) mma(to, f[rt].a[i][0], b.x, b.y), mma(to, f[rt].a[i][1], b.z, b.w);
-          } else if constexpr (S == Q6_K) {
-            float p[4] = {0.0f, 0.0f, 0.0f, 0.0f}, q[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-            mma(p, f[rt].a[0][0], b.x, b.y);
-            mma(q, f[rt].a[0][1], b.z, b.w);
-            to[0] += low[rt].x * p[0], to[1] += low[rt].x * p[1], to[2] += high[rt].x * p[2], to[3] += high[rt].x * p[3];
-            to[0] += low[rt].y * q[0], to[1] += low[rt].y * q[1], to[2] += high[rt].y * q[2], to[3] += high[rt].y * q[3];
-          } else {
-            float p[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-            mma(p, f[rt].a[0][0], b.x, b.y);
-            mma(p, f[rt].a[0][1], b.z, b.w);
-            to[0] += low[rt].x * p[0], to[1] += low[rt].x * p[1], to[2] += high[rt].x * p[2], to[3] += high[rt].x * p[3];
-            if (L::has_min) {
-              to[0] += low[rt].y * sums[0], to[1] += low[rt].y * sums[1];
-              to[2] += high[rt].y * sums[0], to[3] += high[rt].y * sums[1];
-            }
+          const uint8_t* own = unit + rt * L::bytes;
+          f[rt].load(own, lane, chunk);
+          if constexpr (L::k == 256) {
+            low[rt] = *reinterpret_cast<const float2*>(table + rt * 1152 + g * 72 + chunk * 8);
+            high[rt] = *reinterpret_cast<const float2*>(table + rt * 1152 + (g + 8) * 72 + chunk * 8);
+          } else if constexpr (!L::floating) {
+            const auto scale = [&](int r, int at) { return f16_value(*reinterpret_cast<const uint16_t*>(own + L::head_at + at + r * 4 + chunk * 2)); };
+            low[rt].x = scale(g, 0), high[rt].x = scale(g + 8, 0);
+            if (L::has_min) low[rt].y = scale(g, 64) - 128.0f * low[rt].x, high[rt].y = scale(g + 8, 64) - 128.0f * high[rt].x;
           }
+        }
+#pragma unroll
+        for (int nt = 0; nt < NT; nt++) {
+          uint4 b;
+          if constexpr (T == 1) b = g == 0 ? load_own_x<S>(unit + weights, chunk * 32, t) : make_uint4(0, 0, 0, 0);
+          else if constexpr (own_x) b = load_own_x<S>(unit + weights + g * x_row, chunk * 32, t);
+          else b = load_x<S>(x + nt * next, 8 * nt < left, u * L::k + chunk * 32, t, task.cols, ragged);
+          products<S, RT>(f, low, high, b, acc, nt);
         }
       }
     }
     slot = slot == depth - 1 ? 0 : slot + 1;
   }
   arrived<0>();
+  if constexpr (T == 1 && L::k == 256) {
+    float(&sum)[4] = acc[0][0];
+#pragma unroll
+    for (int o = 1; o < 4; o *= 2) sum[0] += __shfl_xor_sync(0xffffffffu, sum[0], o), sum[2] += __shfl_xor_sync(0xffffffffu, sum[2], o);
+  }
 }
 
 // The tiles of a block: of one segment, tile0 …; column: of y, of the segment's row 0.
@@ -349,10 +447,10 @@ __device__ __forceinline__ float add_slices(const float* sums, int wk, int apart
   return total;
 }
 
-template <int NT>
+template <int T>
 __device__ void linear_block(const LinearTask& task) {
-  using G = Shape<NT>;
-  constexpr int RT = G::RT;
+  using G = Shape<T>;
+  constexpr int RT = G::RT, NT = G::NT;
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ bool is_last;
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
@@ -388,7 +486,7 @@ __device__ void linear_block(const LinearTask& task) {
       using L = Format<S>;
       const int units = (task.cols + L::k - 1) / L::k, slices = task.splits * wk, slice = split * wk + my_wk;
       const int64_t tile_bytes = static_cast<int64_t>(units) * L::bytes;
-      stream<S, NT>(tiles.segment.data + first * tile_bytes, two ? tile_bytes : 0, units * slice / slices,
+      stream<S, T>(tiles.segment.data + first * tile_bytes, two ? tile_bytes : 0, units * slice / slices,
                     units * (slice + 1) / slices, shared + warp * G::warp_bytes, task, token0, acc);
     });
     valid = min(tokens, *task.count - token0) * R;
@@ -399,6 +497,10 @@ __device__ void linear_block(const LinearTask& task) {
 #pragma unroll
       for (int nt = 0; nt < NT; nt++) {
         float* to = sums + my_wk * apart + (nt * 8 + 2 * (lane & 3)) * R + (my_wr * RT + rt) * 16 + (lane >> 2);
+        if (T == 1) {
+          if ((lane & 3) == 0) to[0] = acc[rt][nt][0], to[8] = acc[rt][nt][2];
+          continue;
+        }
         to[0] = acc[rt][nt][0], to[R] = acc[rt][nt][1], to[8] = acc[rt][nt][2], to[R + 8] = acc[rt][nt][3];
       }
     }
@@ -445,7 +547,7 @@ __device__ void linear_block(const LinearTask& task) {
 
 // One kernel for a number of tokens a pass. grid: (groups of rows, splits or 1, passes); shared memory:
 // 8 × Shape::warp_bytes, and [tokens][R] f32 more where one block takes several splits.
-#define MR_LINEAR(NAME, NT, BLOCKS)                                                                                      \
+#define MR_LINEAR(NAME, T, BLOCKS)                                                                                       \
   extern "C" __global__ void __launch_bounds__(256, BLOCKS) NAME(                                                          \
       const mr::bf16* x, int cols, void* y, int y_f32, int y_width, const float* bias, const int* count, int epilogue,     \
       int activation, int rows, int splits, int wk, float* partial, int* tickets, int num_segments, const uint8_t* d0,     \
@@ -457,5 +559,5 @@ __device__ void linear_block(const LinearTask& task) {
                               rows,       {{d0, t0, n0}, {d1, t1, n1}, {d2, t2, n2}, {d3, t3, n3}}, num_segments,          \
                               splits,     wk, partial,                                                                     \
                               tickets};                                                                                    \
-    mr::linear_block<NT>(task);                                                                                            \
+    mr::linear_block<T>(task);                                                                                             \
   }

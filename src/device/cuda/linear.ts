@@ -47,7 +47,8 @@ interface Stream {
   readonly warpBytes: number;
 }
 const streams: readonly Stream[] = [
-  { tokens: 8, tiles: 1, warpBytes: 8192 + 1152 },
+  { tokens: 1, tiles: 1, warpBytes: 8704 },
+  { tokens: 8, tiles: 1, warpBytes: 11264 + 1152 },
   ...[16, 32, 64].map((tokens) => ({ tokens, tiles: 2, warpBytes: 13824 + 2 * 1152 })),
 ];
 const warps = 8;
@@ -106,10 +107,14 @@ function pairsUp(segments: readonly Matrix[], half: number): boolean {
 interface Shared {
   readonly partial: Area;
   readonly tickets: Area;
+  /** Weights in bf16, where one of the parts may want it. */
+  readonly wide?: Area;
 }
 
-function reserve(all: readonly Part[], gated: boolean, context: LowerContext): Shared {
-  let partial = 256;
+function reserve(all: readonly Part[], gated: boolean, x: Place, context: LowerContext): Shared {
+  const limit = x.rows ? context.limits.maxRows : context.limits.maxTokens;
+  const gemmed = all.filter((part) => limit >= (gemmFrom(part, x, context) ?? Number.POSITIVE_INFINITY));
+  let partial = gemmed.length > 0 ? gemmPartialBytes(context.properties.multiprocessors) : 256;
   let tickets = 256;
   for (const part of all) {
     for (const stream of streams) {
@@ -118,13 +123,99 @@ function reserve(all: readonly Part[], gated: boolean, context: LowerContext): S
       tickets = Math.max(tickets, groups * 4);
     }
   }
+  tickets = Math.max(tickets, context.properties.multiprocessors * 4);
+  const narrow = gemmed.map((part) => part.segments.filter(({ type }) => type !== "BF16"));
+  const wide = Math.max(0, ...narrow.map((some) => some.reduce((sum, matrix) => sum + wideBytes(matrix), 0)));
   return {
     partial: context.shared("linear.partial", partial),
     tickets: context.shared("linear.tickets", tickets, true),
+    wide: wide > 0 ? context.shared("linear.wide", wide) : undefined,
   };
 }
 
-interface StreamCall {
+/** Hopper's kernel of tiles of `tokens` × `rows`: Tile of linear_gemm.cu. */
+interface Gemm {
+  readonly tokens: number;
+  readonly rows: number;
+  readonly stages: number;
+  /** Used up to so many tokens. */
+  readonly most: number;
+}
+const gemms: readonly Gemm[] = [
+  { tokens: 64, rows: 128, stages: 8, most: 128 },
+  { tokens: 128, rows: 128, stages: 6, most: 768 },
+  { tokens: 128, rows: 256, stages: 4, most: Number.POSITIVE_INFINITY },
+];
+const gemmName = ({ tokens, rows }: Gemm): string => `mr_linear_gemm_${tokens === 64 ? 64 : rows}`;
+/** Weights of other formats are widened to bf16 at every step that multiplies them on wgmma: at most so many bytes. */
+const mostWide = 512 * 1024 * 1024;
+const wideBytes = ({ rows, cols }: Matrix): number => linearKernels.packedBytes("BF16", rows, cols);
+
+/** From how many tokens on the tensor cores of Hopper take a part; undefined: never. */
+function gemmFrom(part: Part, x: Place, context: LowerContext): number | undefined {
+  const wide = part.segments.filter(({ type }) => type !== "BF16").reduce((sum, matrix) => sum + wideBytes(matrix), 0);
+  if (context.deterministic || context.properties.capability !== 90 || x.width % 8 !== 0 || wide > mostWide)
+    return undefined;
+  return wide > 0 ? 33 : 9;
+}
+
+function gemmCut(gemm: Gemm, part: Part, gated: boolean, n: number, cols: number, multiprocessors: number) {
+  const perBlock = gemm.rows / tileRows;
+  const blocksM = Math.ceil(n / gemm.tokens);
+  const blocksN = gated
+    ? Math.ceil(tilesOf(part.rows / 2) / (perBlock / 2))
+    : part.segments.reduce((sum, { rows }) => sum + Math.ceil(tilesOf(rows) / perBlock), 0);
+  const steps = Math.ceil(cols / 64);
+  let splits = 1;
+  if (blocksM * gemm.tokens <= 256) {
+    while (splits < 8 && blocksM * blocksN * splits * 2 <= multiprocessors && steps >= 16 * splits) splits *= 2;
+  }
+  return { blocksM, blocksN, splits };
+}
+
+const gemmFor = (n: number): Gemm => gemms.find(({ most }) => n <= most) ?? gemms[gemms.length - 1];
+
+/** Sums of split products: whatever the number of tokens, splits keep the tiles within one wave of blocks. */
+const gemmPartialBytes = (multiprocessors: number): number =>
+  Math.max(...gemms.map(({ tokens, rows }) => multiprocessors * tokens * rows * 4));
+
+function gemmLaunches(call: Call, part: Part, n: number, shared: Shared, context: LowerContext): Launch[] {
+  const launches: Launch[] = [];
+  let at = 0;
+  const segments = part.segments.map((matrix): Matrix => {
+    if (matrix.type === "BF16" || !shared.wide) return matrix;
+    const wide: Matrix = { ...matrix, type: "BF16", address: shared.wide.address + BigInt(at) };
+    const args = [i32(storageCodes[matrix.type]), ptr(matrix.address), i32(matrix.cols), ptr(wide.address)];
+    const grid = [unitsOf("BF16", matrix.cols), tilesOf(matrix.rows), 1] as const;
+    launches.push({ kernel: "mr_linear_widen", grid, block: 128, sharedBytes: 0, args, dependent: true });
+    at += wideBytes(matrix);
+    return wide;
+  });
+  const gated = call.gated !== undefined;
+  const gemm = gemmFor(n);
+  const { multiprocessors } = context.properties;
+  const { blocksM, blocksN, splits } = gemmCut(gemm, part, gated, n, call.x.width, multiprocessors);
+  const args = [
+    ...productArgs(call, part, context),
+    ...[i32(blocksM), i32(splits), i32(launches.length > 0 ? 1 : 0), ptr(shared.partial.address)],
+    ...[ptr(shared.tickets.address), i32(segments.length)],
+    ...Array.from({ length: maxSegments }, (_, i) => [
+      ptr(segments[i]?.address ?? 0n),
+      i32(segments[i]?.rows ?? 0),
+    ]).flat(),
+  ];
+  launches.push({
+    kernel: gemmName(gemm),
+    grid: [Math.min(multiprocessors, blocksM * blocksN * splits), 1, 1],
+    block: 384,
+    sharedBytes: gemm.stages * (gemm.tokens + gemm.rows) * 128 + 1280,
+    args,
+    dependent: true,
+  });
+  return launches;
+}
+
+interface Call {
   readonly x: Place;
   readonly y: Place;
   readonly bias: bigint;
@@ -132,19 +223,16 @@ interface StreamCall {
   readonly add: boolean;
 }
 
-function streamLaunch(call: StreamCall, part: Part, n: number, shared: Shared, context: LowerContext): Launch {
+function streamLaunch(call: Call, part: Part, n: number, shared: Shared, context: LowerContext): Launch {
   const gated = call.gated !== undefined;
-  const stream = streams.find(({ tokens }) => n <= tokens) ?? streams[streams.length - 1];
+  const fitting = streams.filter(({ tokens }) => tokens > 1 || !context.deterministic);
+  const stream = fitting.find(({ tokens }) => n <= tokens) ?? fitting[fitting.length - 1];
   const { wk, splits, rows, groups } = cut(stream, part, gated);
   const passes = Math.ceil(n / stream.tokens);
   const alone = splits === 1 || passes > 1;
-  const count = context.step.info + (call.x.rows ? 8n : 0n);
   const args = [
-    ...[ptr(call.x.address), i32(call.x.width)],
-    ...[ptr(call.y.address + BigInt(part.column * elementBytes(call.y))), i32(call.y.dtype === "f32" ? 1 : 0)],
-    ...[i32(call.y.width), ptr(call.bias === 0n ? 0n : call.bias + BigInt(4 * part.column)), ptr(count)],
-    ...[i32(gated ? 2 : call.add ? 1 : 0), i32(call.gated ?? 0), i32(gated ? part.rows / 2 : 0), i32(splits), i32(wk)],
-    ...[ptr(shared.partial.address), ptr(shared.tickets.address)],
+    ...productArgs(call, part, context),
+    ...[i32(splits), i32(wk), ptr(shared.partial.address), ptr(shared.tickets.address)],
     ...[i32(part.segments.length), ...segmentArgs(part.segments)],
   ];
   return {
@@ -157,13 +245,25 @@ function streamLaunch(call: StreamCall, part: Part, n: number, shared: Shared, c
   };
 }
 
+/** What every product's kernel begins with. */
+function productArgs(call: Call, part: Part, context: LowerContext): Arg[] {
+  const gated = call.gated !== undefined;
+  const count = context.step.info + (call.x.rows ? 8n : 0n);
+  return [
+    ...[ptr(call.x.address), i32(call.x.width)],
+    ...[ptr(call.y.address + BigInt(part.column * elementBytes(call.y))), i32(call.y.dtype === "f32" ? 1 : 0)],
+    ...[i32(call.y.width), ptr(call.bias === 0n ? 0n : call.bias + BigInt(4 * part.column)), ptr(count)],
+    ...[i32(gated ? 2 : call.add ? 1 : 0), i32(call.gated ?? 0), i32(gated ? part.rows / 2 : 0)],
+  ];
+}
+
 function lowerLinear(task: LinearTask, context: LowerContext) {
   if (task.norm) throw new InternalError("linear kernels take no norm");
   const half = task.y.width;
   const activation = typeof task.epilogue === "string" ? undefined : activationCodes[task.epilogue.gated];
   const fused = activation !== undefined && pairsUp(task.segments, half);
   const all = fused ? [{ segments: task.segments, column: 0, rows: 2 * half }] : parts(task.segments);
-  const shared = reserve(all, fused, context);
+  const shared = reserve(all, fused, task.x, context);
   const limit = task.x.rows ? context.limits.maxRows : context.limits.maxTokens;
   // Gate and up that no tile pairs: side by side in f32 first.
   const apart = activation !== undefined && !fused ? context.shared("linear.gated", limit * 2 * half * 4) : undefined;
@@ -177,7 +277,12 @@ function lowerLinear(task: LinearTask, context: LowerContext) {
       gated: fused ? activation : undefined,
       add: task.epilogue === "add",
     };
-    const launches = all.map((part) => streamLaunch(call, part, n, shared, context));
+    const launches = all.flatMap((part) => {
+      const from = gemmFrom(part, task.x, context);
+      return from !== undefined && n >= from
+        ? gemmLaunches(call, part, n, shared, context)
+        : [streamLaunch(call, part, n, shared, context)];
+    });
     if (apart) {
       const args = [
         ...[ptr(apart.address), ptr(task.y.address), i32(task.y.dtype === "f32" ? 1 : 0), i32(half)],
