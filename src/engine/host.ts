@@ -1,7 +1,9 @@
 // Owns: the engine's side of the protocol: loads one model, runs its Engine, and sends what each step brought as one
 // message. Lives in a worker thread or a process of its own (src/host); knows neither.
+import { UserError } from "../base/errors.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { errorRecord, failure } from "./client.js";
+import { Encoder, type Pooling } from "./encoder.js";
 import { Engine, type EngineOutput } from "./loop.js";
 import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
 import type { GenerateRequest, ModelLimits } from "./types.js";
@@ -10,6 +12,8 @@ export interface LoadedModel {
   readonly program: Program;
   readonly limits: Limits;
   readonly modelLimits: ModelLimits;
+  /** The program is an encoder's: it gives embeddings. */
+  readonly pooling?: Pooling;
   /** EngineOptions.stepTokens. */
   readonly stepTokens?: number;
   /** What requests may name. */
@@ -50,6 +54,7 @@ export function runHost(port: Port, runtime: HostRuntime): Promise<void> {
 class Host {
   private model: LoadedModel | undefined;
   private engine: Engine | undefined;
+  private encoder: Encoder | undefined;
   private loading: Promise<void> | undefined;
   private running: Promise<void> | undefined;
   private readonly outbox: Outbox;
@@ -75,6 +80,9 @@ class Host {
       case "stats":
         if (this.engine) this.post({ type: "stats", ticket: message.ticket, stats: this.engine.stats() });
         return;
+      case "embed":
+        void this.embed(message.ticket, message.texts);
+        return;
       case "grant":
         this.model?.program.setThreads?.(message.threads);
         return;
@@ -96,6 +104,11 @@ class Host {
       const model = await runtime.load(spec, (done, total) => this.post({ type: "progress", done, total }));
       const { now, pause } = runtime;
       this.model = model;
+      if (model.pooling !== undefined) {
+        this.encoder = new Encoder(model.program, model.limits, model.pooling, pause);
+        this.post({ type: "ready", limits: model.modelLimits });
+        return;
+      }
       this.engine = new Engine(model.program, model.limits, {
         now,
         pause,
@@ -113,12 +126,22 @@ class Host {
   /** The engine knows requests by their handles: two users of one client may choose the same id. */
   private submit(handle: number, request: GenerateRequest): void {
     try {
+      if (this.encoder) throw new UserError("This model gives embeddings and no text.", { code: "no_generation" });
       this.engine!.submit({ ...request, id: String(handle) });
     } catch (error) {
       for (let index = 0; index < request.n; index++) {
         this.outbox.finish(String(handle), failure(index, request, errorRecord(error)));
       }
       this.outbox.flush();
+    }
+  }
+
+  private async embed(ticket: number, texts: readonly Int32Array[]): Promise<void> {
+    try {
+      if (!this.encoder) throw new UserError("This model gives no embeddings.", { code: "no_embeddings" });
+      this.post({ type: "embedded", ticket, vectors: await this.encoder.embed(texts) });
+    } catch (error) {
+      this.post({ type: "notEmbedded", ticket, error: errorRecord(error) });
     }
   }
 

@@ -23,8 +23,8 @@ function textTokenizer(tokenizer: Tokenizer): TextTokenizer {
   const known = (id: number) => id >= 0 && id < tokenizer.vocabSize;
   return {
     endIds: tokenizer.eosIds,
-    encode: (text, { bos = false, special = false }) =>
-      tokenizer.encode(text, { addSpecial: bos ? "begin" : false, parseSpecial: special }),
+    encode: (text, { bos = false, special = false, whole = false }) =>
+      tokenizer.encode(text, { addSpecial: whole || (bos ? "begin" : false), parseSpecial: special }),
     tokenBytes: (id) => (known(id) ? tokenizer.decodeBytes(id).slice() : noBytes),
     detokenizer({ skipSpecial, whole = false }): TextStream {
       const stream = new Detokenizer(tokenizer, { skipSpecial, stripLeadingSpace: whole });
