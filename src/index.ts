@@ -10,7 +10,8 @@ import { Generation } from "./session/generation.js";
 import { randomSeed, seedBits } from "./session/sampling.js";
 import type { Session } from "./session/session.js";
 import type { ChatJob, ChatMessage, OutputFormat, Thinking, Tool, ToolChoice } from "./session/types.js";
-import { Store } from "./store/store.js";
+import { type PackageSettings, packageAdapters, settingsOf, withPackageMessages } from "./store/apply.js";
+import { type Package, Store } from "./store/store.js";
 
 export { FormatError, UserError } from "./base/errors.js";
 export type { FinishReason, ModelLimits, Timings, TokenLogprobs } from "./engine/types.js";
@@ -43,6 +44,8 @@ export interface OpenOptions {
   readonly kvDtype?: KvDType;
   /** Requests (choices) that run at once; more wait. Default 16. */
   readonly maxSequences?: number;
+  /** false: no tokens are guessed from the text and checked several in a step; the answers are the same. Default true. */
+  readonly lookup?: boolean;
   /** LoRA adapters to load with the model, by the names that generations call them: GGUF files or PEFT folders. */
   readonly adapters?: Readonly<Record<string, string>>;
   /** Gives up opening. */
@@ -95,7 +98,7 @@ export interface GenerateOptions {
   readonly priority?: number;
   /** Prompts of different salts share no cache. */
   readonly cacheSalt?: string;
-  /** One of the model's adapters; by default none. */
+  /** One of the model's adapters; by default its package's, or none. */
   readonly adapter?: string;
   /** Aborting ends the generation and makes reading it throw the signal's reason. */
   readonly signal?: AbortSignal;
@@ -139,16 +142,34 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
   const report = onProgress && {
     progress: (_file: string, done: number, total: number | undefined) => onProgress("download", done, total),
   };
-  const { name, path } = await new Store().resolve(model, { signal, report });
-  const { device, threads, contextLength, kvDtype, maxSequences } = options;
+  const { name, path, package: own } = await new Store().resolve(model, { signal, report });
+  const settings = settingsOf(own?.parameters ?? {});
+  const { device, kvDtype, maxSequences, lookup } = options;
+  const { threads = settings.threads, contextLength = settings.contextLength } = options;
   const adapters = Object.entries(options.adapters ?? {}).map(([name, path]) => ({ name, path }));
+  const ofPackage = packageAdapters(own);
   const { session, engine, sampling } = await openSession({
-    spec: { path, device, threads, contextLength, kvDtype, maxSequences, adapters },
+    spec: {
+      path,
+      device,
+      threads,
+      contextLength,
+      kvDtype,
+      maxSequences,
+      lookup,
+      adapters: [...adapters, ...ofPackage],
+    },
     carrier: workerCarrier,
+    template: own?.template,
     onProgress: onProgress && ((done, total) => onProgress("load", done, total)),
     signal,
   });
-  return new Model(name, session, sampling, () => engine.close());
+  const wanted = { ...sampling, ...settings.sampling };
+  return new Model(name, session, wanted, () => engine.close(), {
+    settings,
+    package: own,
+    adapter: ofPackage[0]?.name,
+  });
 }
 
 /** A loaded model. Any number of generations may run side by side. */
@@ -158,9 +179,10 @@ export class Model {
     /** As it was asked for, or the file's name. */
     readonly name: string,
     private readonly session: Session,
-    /** What is used where a generation does not say: the model's generation_config, or millrace's own values. */
+    /** What is used where a generation does not say: its package's parameters, the model's generation_config, or millrace's own values. */
     readonly sampling: SamplingDefaults,
     private readonly shutDown: () => Promise<void>,
+    private readonly own: { readonly settings: PackageSettings; readonly package?: Package; readonly adapter?: string },
   ) {}
 
   /** Context length, vocabulary, device and memory, in tokens and bytes. */
@@ -195,7 +217,7 @@ export class Model {
       typeof messages === "string" ? [{ role: "user", content: messages }] : messages;
     const { tools, toolChoice, parallelToolCalls, think, templateVariables } = options;
     const asked = { tools, toolChoice, parallelToolCalls, think, templateVariables };
-    return this.run({ messages: conversation, ...asked }, options);
+    return this.run({ messages: withPackageMessages(this.own.package, conversation), ...asked }, options);
   }
 
   /** Text to token ids. bos: begin with the model's first token; special: spelled-out special tokens become those. */
@@ -225,12 +247,12 @@ export class Model {
         ...this.sampling,
         ...definedOf(options, ["temperature", "topK", "topP", "minP"]),
         ...definedOf(options, ["repetitionPenalty", "frequencyPenalty", "presencePenalty"]),
-        seed: options.seed === undefined ? randomSeed() : seedBits(options.seed),
+        seed: seedOf(options.seed ?? this.own.settings.seed),
         logitBias: Object.entries(options.logitBias ?? {}).map(([id, bias]) => [Number(id), bias] as const),
       },
-      maxTokens: options.maxTokens,
+      maxTokens: options.maxTokens ?? this.own.settings.maxTokens,
       minTokens: options.minTokens ?? 0,
-      stop: options.stop === undefined ? [] : [options.stop].flat(),
+      stop: [options.stop ?? this.own.settings.stop].flat(),
       stopIds: options.stopIds ?? [],
       includeStop: options.includeStop ?? false,
       ignoreEos: options.ignoreEos ?? false,
@@ -239,13 +261,15 @@ export class Model {
       format: options.format,
       priority: options.priority ?? 0,
       cacheSalt: options.cacheSalt,
-      adapter: options.adapter,
+      adapter: options.adapter ?? this.own.adapter,
     };
     checkOptions(job);
     const prepared = this.session.prepare(job);
     return new Generation((signal) => this.session.deltas(prepared, signal), options.signal);
   }
 }
+
+const seedOf = (seed: number | bigint | undefined) => (seed === undefined ? randomSeed() : seedBits(seed));
 
 function definedOf<T, K extends keyof T>(options: T, names: readonly K[]): Partial<Pick<T, K>> {
   const defined: Partial<Pick<T, K>> = {};

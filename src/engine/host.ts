@@ -44,7 +44,6 @@ export interface HostRuntime {
 /** Runs until the client says close or is gone; then the port is closed. */
 export function runHost(port: Port, runtime: HostRuntime): Promise<void> {
   return new Promise((resolve) => {
-    const host = new Host(port, runtime);
     let ended = false;
     const end = () => {
       if (ended) return;
@@ -54,6 +53,8 @@ export function runHost(port: Port, runtime: HostRuntime): Promise<void> {
         resolve();
       });
     };
+    // A lost device ends its host, and whoever asks next starts another.
+    const host = new Host(port, runtime, end);
     port.onMessage((message) => {
       if ((message as ClientMessage).type === "close") end();
       else host.receive(message as ClientMessage);
@@ -74,6 +75,7 @@ class Host {
   constructor(
     private readonly port: Port,
     private readonly runtime: HostRuntime,
+    private readonly lost: () => void,
   ) {
     this.outbox = new Outbox((message) => this.post(message));
   }
@@ -120,6 +122,7 @@ class Host {
         output: this.outbox,
         stepTokens: model.stepTokens,
         drafter: model.lookup ? () => new PromptLookup() : undefined,
+        lost: this.lost,
       });
       this.engine = engine;
       for (const { name, source } of model.adapters ?? []) await engine.loadAdapter(name, source);

@@ -37,6 +37,8 @@ export interface EngineOptions {
   readonly pause: () => Promise<void>;
   /** Milliseconds. */
   readonly now: () => number;
+  /** The device is lost (Program.lost), and every request has been told: nothing can be run here any more. */
+  readonly lost?: () => void;
   /** Tokens a step, exactly; by default as many as the device does in time. */
   readonly stepTokens?: number;
   /** false: no page is found again by its content. */
@@ -200,6 +202,7 @@ export class Engine {
       await this.fail(error);
     }
     this.output.flush();
+    if (this.program.lost) this.options.lost?.();
     return true;
   }
 
