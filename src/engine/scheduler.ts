@@ -1,7 +1,7 @@
 // Owns: who runs: the waiting line, device slots, and how many tokens each sequence gets of a step. No phases: a prompt, a
 // prefix hit, a preempted sequence and one that generates differ only in their gap (sequence.ts).
 //
-// A step's budget goes to sequences that generate (one token each), then to prompts, oldest first. Where the budget or the
+// A step's budget goes to sequences that generate (one token each, then guesses of what follows), then to prompts, oldest first. Where the budget or the
 // device takes fewer than generate, all take turns, longest waiting first, so that nobody starves.
 //
 // Admission: a waiting sequence starts when a slot is free and the pages for its tokens and its next `headroom` ones are
@@ -82,12 +82,18 @@ export class Scheduler {
     const generating = ready.filter((s) => s.generating);
     const most = Math.min(budget, this.limits.maxSequences, this.limits.maxRows);
     const taken = new StepInMaking(budget, this.limits);
-    if (generating.length >= most) {
+    if (generating.length > most || (generating.length === most && ready.length > most)) {
       ready.sort((a, b) => a.lastStep - b.lastStep || before(a, b));
       for (const s of ready) this.place(s, taken, 1);
       return taken.entries;
     }
-    for (const s of generating.sort(before)) this.place(s, taken, 1 + s.drafts.length);
+    // Guesses take what is left when each has its token.
+    let spare = Math.min(budget, this.limits.maxRows) - generating.length;
+    for (const s of generating.sort(before)) {
+      const drafts = Math.min(s.drafts.length, spare);
+      spare -= drafts;
+      this.place(s, taken, 1 + drafts);
+    }
     for (const s of ready.filter((s) => !s.generating).sort(before)) this.place(s, taken, budget);
     return taken.entries;
   }
