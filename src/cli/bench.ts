@@ -7,6 +7,7 @@ import { machine } from "./machine.js";
 import { latencyRun, medians, throughputRun } from "./measure.js";
 import { modelArgument } from "./model.js";
 import { openModel } from "./open.js";
+import type { OpRow } from "./ops.js";
 import { addShapeFlags, randomModel, type ShapeFlags } from "./shape.js";
 import { formatBytes, table } from "./table.js";
 import type { TechniqueRow } from "./techniques.js";
@@ -120,6 +121,45 @@ function techniques(): Command {
     });
 }
 
+function ops(): Command {
+  return new Command("ops")
+    .description(
+      "Each kernel of the CPU device alone, beside the machine's limits measured in the same run: memory read with prefetch, " +
+        "products of 8-bit integers, f32 multiply-adds.",
+    )
+    .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
+    .option("--json", "print JSON")
+    .addHelpText("after", "\nExamples:\n  millrace bench ops\n  millrace bench ops --threads 1 --json")
+    .action(async ({ json, threads }: { threads?: number; json?: boolean }) => {
+      const { measureRoofs, Ops } = await import("./ops.js");
+      const roofs = measureRoofs(threads);
+      if (!json) {
+        const { readBytes, int8, f32 } = roofs;
+        console.log(`limits: ${giga(readBytes)} GB/s read, ${giga(int8)} GOP/s of int8, ${giga(f32)} GFLOP/s of f32`);
+      }
+      const rows: OpRow[] = [];
+      for await (const row of new Ops(roofs, { threads }).rows()) rows.push(row);
+      if (json) console.log(JSON.stringify({ roofs, rows, machine: machine() }));
+      else console.log(table(rows.map(opLine)));
+    });
+}
+
+const giga = (value: number) => (value / 1e9).toFixed(1);
+
+function opLine({ op, what, tokens, ms, bound, rate, share }: OpRow): (string | number)[] {
+  const unit = { readBytes: "GB/s", int8: "GOP/s", f32: "GFLOP/s" }[bound];
+  return [
+    op,
+    tokens,
+    Number(ms.toPrecision(3)),
+    "ms",
+    Number((rate / 1e9).toPrecision(3)),
+    unit,
+    `${(100 * share).toFixed(0)} %`,
+    what,
+  ];
+}
+
 function techniqueLine({ technique, variant, what, value, unit, bytes }: TechniqueRow): (string | number)[] {
   const memory = bytes === undefined ? "" : formatBytes(bytes);
   return [technique, variant, Number(value.toPrecision(3)), unit, memory, what];
@@ -130,6 +170,7 @@ export function command(): Command {
     .description("Measure latency or throughput with random tokens. Medians; --json keeps every run.")
     .addCommand(latency())
     .addCommand(throughput())
+    .addCommand(ops())
     .addCommand(techniques())
     .addHelpText(
       "after",

@@ -29,6 +29,7 @@ export async function reported<T>(
   }
 }
 
-export function resolveModel(model: string): Promise<ResolvedModel> {
-  return reported((options) => new Store().resolve(model, options));
+export function resolveModel(model: string, flags: { insecure?: boolean } = {}): Promise<ResolvedModel> {
+  const { insecure } = flags;
+  return reported((options) => new Store().resolve(model, { ...options, insecure }));
 }

@@ -2,7 +2,6 @@
 // every score, on the same queries, keys and values.
 
 import { UserError } from "../base/errors.js";
-import { type Batch, noBias, noUpdates } from "../device/batch.js";
 import { CpuDevice } from "../device/cpu/device.js";
 import { loadNative } from "../device/cpu/native.js";
 import type { Limits, WeightSource } from "../device/device.js";
@@ -10,6 +9,7 @@ import { physicalCores } from "../host/load.js";
 import { PlanBuilder } from "../plan/build.js";
 import { attention, cacheWrite, embed } from "../plan/ops/index.js";
 import { median } from "./measure.js";
+import { step } from "./ops.js";
 import type { TechniqueOptions, TechniqueRow } from "./techniques.js";
 
 const heads = 8;
@@ -78,7 +78,7 @@ async function flashTime(n: number, tables: Tables, threads: number) {
   const times: number[] = [];
   for (let i = 0; i < repeats; i++) {
     const start = performance.now();
-    await program.run(wholeStep(n)).result;
+    await program.run(step(n, 0)).result;
     times.push(performance.now() - start);
   }
   const { data } = await program.dump("y");
@@ -95,25 +95,6 @@ function weightsOf(tables: Tables): WeightSource {
   });
   const read = (name: string) => new Uint8Array(tables[name as keyof Tables].buffer);
   return { tensors: new Map(infos), read, release: () => {} };
-}
-
-/** One sequence of n tokens from position 0, nothing sampled. */
-function wholeStep(n: number): Batch {
-  const pages = Int32Array.from({ length: n / 16 }, (_, i) => i);
-  return {
-    tokens: Int32Array.from({ length: n }, (_, i) => i),
-    slots: Int32Array.of(0),
-    tokenStart: Int32Array.of(0, n),
-    kvStart: Int32Array.of(0),
-    pages: [{ start: Int32Array.of(0, pages.length), first: Int32Array.of(0), ids: pages }],
-    rows: new Int32Array(0),
-    targets: new Int32Array(0),
-    rowPositions: new Int32Array(0),
-    bias: noBias(0),
-    maskedRows: new Int32Array(0),
-    topLogprobs: 0,
-    updates: noUpdates,
-  };
 }
 
 function naiveTime(n: number, { q, k, v }: Tables, threads: number) {

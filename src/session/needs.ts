@@ -22,6 +22,8 @@ export interface TextTokenizer {
   /** bos: put the model's first token before it, where it has one. special: spelled-out special tokens become ids. */
   encode(text: string, options: { bos?: boolean; special?: boolean }): Int32Array;
   tokenBytes(id: number): Uint8Array;
+  /** The control token that is spelled so. */
+  control(spelling: string): number | undefined;
   /** whole: the ids are a text from its beginning, not the continuation of one. */
   detokenizer(options: { skipSpecial: boolean; whole?: boolean }): TextStream;
 }
@@ -33,6 +35,9 @@ export interface TextStream {
 }
 
 export interface TextTemplate {
+  /** Its text, and that of the one which is used with tools, where it is another. */
+  readonly source: string;
+  readonly toolSource?: string;
   encode(
     messages: readonly ChatMessage[],
     options: {

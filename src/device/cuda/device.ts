@@ -50,8 +50,11 @@ export class CudaDevice implements Device {
       name: `cuda:${ordinal}`,
       description: `${name}, compute capability ${capability / 10}, ${multiprocessors} multiprocessors`,
       memoryBytes: Math.max(0, this.cuda.memory().free - reserve),
+      ownMemory: true,
       pageTokens,
       rowInvariant: false,
+      stepTokens: 2048,
+      depth: 2,
       ops: loweredOps,
     };
   }

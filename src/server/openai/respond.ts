@@ -1,6 +1,7 @@
 // Owns: answering one OpenAI request, streamed or whole: the merging of several prompts' deltas, errors before and in
 // mid-stream, and usage. How deltas look on the wire is the route's Shape.
 import { randomBytes } from "node:crypto";
+import { UserError } from "../../base/errors.js";
 import { type Answer, collect } from "../../session/collect.js";
 import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, Delta } from "../../session/types.js";
@@ -38,7 +39,7 @@ export function heading(prefix: string, object: string, model: ServedModel): Hea
 export async function respondWhole(exchange: Exchange, jobs: readonly ChatJob[], head: Heading, shape: Shape) {
   const { reply, model } = exchange;
   // A refusal is thrown before anything runs.
-  const prepared = jobs.map((job) => model.session.prepare(job));
+  const prepared = jobs.map((job) => prepare(model.session, job));
   await running(exchange, prepared, async (signal) => {
     const answers = await Promise.all(prepared.map((one) => collect(checked(model.session.deltas(one, signal)))));
     if (signal.aborted) throw interrupted(exchange);
@@ -54,7 +55,7 @@ export async function respondStream(
   includeUsage: boolean,
 ) {
   const { request, reply, model, times } = exchange;
-  const prepared = jobs.map((job) => model.session.prepare(job));
+  const prepared = jobs.map((job) => prepare(model.session, job));
   await running(exchange, prepared, async (signal) => {
     const stream = new EventStream(request, reply, times);
     const usage = new UsageCounter();
@@ -71,6 +72,19 @@ export async function respondStream(
       await stream.fail(error);
     }
   });
+}
+
+/** Fields that are called otherwise here. */
+const ownNames: Readonly<Record<string, string>> = { think: "reasoning_effort", format: "response_format" };
+
+function prepare(session: Session, job: ChatJob): Prepared {
+  try {
+    return session.prepare(job);
+  } catch (error) {
+    if (!(error instanceof UserError) || error.param === null || !(error.param in ownNames)) throw error;
+    const { message, status, code, param } = error;
+    throw new UserError(message, { status, code, param: ownNames[param], cause: error });
+  }
 }
 
 /** Deltas of several prompts as they come. */
