@@ -25,19 +25,31 @@ const [headerInts, runInts, tileInts] = [8, 16, 8];
 /** Memory for partial results of runs. More of it would only let more sequences be cut. */
 const partialBytes = 48 << 20;
 
-/** As kernels/cuda/attention.cu instantiates them: rows are of a prefill block, threads likewise. */
-interface Variant {
+/** Parts on their way into a block of a decode kernel, and such blocks a multiprocessor. */
+interface Decode {
   readonly slots: number;
   readonly blocks: number;
+}
+
+/** As kernels/cuda/attention.cu instantiates them: rows are of a prefill block, threads likewise. boxes: by the copy
+ *  engine. */
+interface Variant {
+  readonly copies: Decode;
+  readonly boxes?: Decode;
   readonly prefill: { readonly rows: number; readonly threads: number };
   readonly exact: { readonly rows: number; readonly threads: number };
 }
 const wide = { prefill: { rows: 128, threads: 128 }, exact: { rows: 128, threads: 256 } };
 const variants: Readonly<Record<number, Variant>> = {
-  64: { slots: 3, blocks: 4, ...wide },
-  96: { slots: 2, blocks: 3, ...wide },
-  128: { slots: 3, blocks: 2, ...wide },
-  256: { slots: 2, blocks: 1, prefill: { rows: 128, threads: 256 }, exact: { rows: 64, threads: 128 } },
+  64: { copies: { slots: 3, blocks: 4 }, boxes: { slots: 3, blocks: 4 }, ...wide },
+  96: { copies: { slots: 2, blocks: 3 }, ...wide },
+  128: { copies: { slots: 3, blocks: 2 }, boxes: { slots: 3, blocks: 2 }, ...wide },
+  256: {
+    copies: { slots: 2, blocks: 1 },
+    boxes: { slots: 3, blocks: 1 },
+    prefill: { rows: 128, threads: 256 },
+    exact: { rows: 64, threads: 128 },
+  },
 };
 
 /** Bytes of `rows` rows of keys, values or queries in shared memory (mr::attn::Rows). */
@@ -45,7 +57,7 @@ const tileBytes = (headDim: number, rows: number): number =>
   rows * (headDim % 64 === 0 ? 2 * headDim : 2 * headDim + 16);
 
 function decodeBytes(headDim: number, slots: number): number {
-  return slots * 2 * tileBytes(headDim, partTokens) + tileBytes(64, tileRows) + 4 * tileRows * 4 + 16;
+  return slots * 2 * tileBytes(headDim, partTokens) + tileBytes(64, tileRows) + 4 * tileRows * 4 + 2 * slots * 8 + 16;
 }
 
 function prefillBytes(headDim: number, rows: number, exact: boolean): number {
@@ -69,7 +81,8 @@ export const attentionKernels: AttentionKernels = {
 
 function fits(headDim: number, variant: Variant, { properties, deterministic }: LowerContext): boolean {
   const { rows } = deterministic ? variant.exact : variant.prefill;
-  const most = Math.max(decodeBytes(headDim, variant.slots), prefillBytes(headDim, rows, deterministic));
+  const { slots } = variant.copies;
+  const most = Math.max(decodeBytes(headDim, slots), prefillBytes(headDim, rows, deterministic));
   return most <= properties.sharedBytes;
 }
 
@@ -114,9 +127,12 @@ function tiledAttention(task: AttentionTask, context: LowerContext, variant: Var
       ...[f32(task.scale), f32(task.softcap ?? 0), i32(task.window ?? 0), i32(task.causal ? 1 : 0)],
     ],
   });
+  const { boxes, slots, blocks } = decodeOn(properties, variant);
   return (bucket) => {
-    const bytes = decodeBytes(kv.headDim, variant.slots);
-    const decode = launch("decode", [decodeBlocks(properties, variant), 1, 1], decodeThreads, bytes);
+    const bytes = decodeBytes(kv.headDim, slots);
+    const copies = launch(boxes ? "decode_boxes" : "decode", [blocks, 1, 1], decodeThreads, bytes);
+    const maps = boxes ? [pageMap(kv, kv.k), pageMap(kv, kv.v)] : [];
+    const decode = { ...copies, args: [...copies.args, ...maps] };
     if (bucket.decode) return [decode];
     const tiles = mostTiles(task, bucket.tokens, bucket.sequences, shape.rows);
     const name = deterministic ? "prefill_exact" : "prefill";
@@ -125,12 +141,21 @@ function tiledAttention(task: AttentionTask, context: LowerContext, variant: Var
   };
 }
 
+/** A layer's keys or values as [pages][kv heads × 64 positions][D], in boxes of 64 columns of a page of a head. */
+function pageMap({ numKvHeads, headDim, pageBytes }: AttentionTask["kv"], address: bigint): Arg {
+  const sizes = [headDim, numKvHeads * partTokens, 1 << 24];
+  return { map: { address, sizes, strides: [2 * headDim, pageBytes], box: [64, partTokens, 1] } };
+}
+
 const mostTiles = ({ numHeads, kv }: AttentionTask, tokens: number, sequences: number, rows: number): number =>
   Math.ceil((tokens * numHeads) / kv.numKvHeads / rows) + sequences;
 
-/** Of a decode launch; each takes its share of the plan's runs. */
-const decodeBlocks = ({ multiprocessors }: CudaProperties, variant: Variant): number =>
-  variant.blocks * multiprocessors;
+/** The decode kernel that this GPU runs, and how many blocks of it: each takes its share of the plan's runs. */
+function decodeOn({ capability, multiprocessors }: CudaProperties, variant: Variant) {
+  const boxes = capability >= 90 ? variant.boxes : undefined;
+  const { slots, blocks } = boxes ?? variant.copies;
+  return { boxes: boxes !== undefined, slots, blocks: blocks * multiprocessors };
+}
 
 /** The plan that all layers of one geometry share: [header | runs | tiles], made at the start of each step. */
 function stepPlan(
@@ -141,7 +166,7 @@ function stepPlan(
 ): { area: Area; tilesAt: number } {
   const { kv, numHeads } = task;
   const { limits, step } = context;
-  const blocks = decodeBlocks(context.properties, variant);
+  const { blocks } = decodeOn(context.properties, variant);
   const groups = limits.maxSequences * Math.ceil(numHeads / kv.numKvHeads / tileRows);
   const tilesAt = headerInts + runInts * (Math.ceil((mostWaves * blocks) / kv.numKvHeads) + groups);
   const ints = tilesAt + tileInts * mostTiles(task, limits.maxTokens, limits.maxSequences, rows);
