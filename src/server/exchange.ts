@@ -4,6 +4,8 @@ import type { FastifyReply, FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
 import type { Prepared } from "../session/session.js";
 import type { Delta } from "../session/types.js";
+import { keepAccount } from "./account.js";
+import type { Metrics } from "./metrics.js";
 import type { ServedModel } from "./models.js";
 import { ClientGone, clientSignal, type StreamTimes } from "./stream.js";
 
@@ -14,6 +16,7 @@ export interface Exchange {
   readonly times: StreamTimes;
   /** Ends when the server does. */
   readonly closing: AbortSignal;
+  readonly metrics: Metrics;
 }
 
 /** Holds the jobs' places while they run, and aborts what a failure leaves. */
@@ -32,17 +35,25 @@ export async function running(
   }
 }
 
-/** Throws where a choice ends in an error. */
-export async function* checked(deltas: AsyncGenerator<Delta>): AsyncGenerator<Delta> {
-  for await (const delta of deltas) {
-    if (delta.type === "finish" && delta.reason === "error") {
-      const { message, status, code } = delta.error ?? {};
-      throw new UserError(message ?? "The model failed while it was answering.", {
-        status: status ?? 500,
-        code: code ?? "engine_error",
-      });
+/** The model's answer, counted. Throws where a choice ends in an error. */
+export async function* answered(exchange: Exchange, prepared: Prepared, signal: AbortSignal): AsyncGenerator<Delta> {
+  const { request, reply, model, metrics } = exchange;
+  const account = metrics.opened(model, prepared, performance.now() - reply.elapsedTime);
+  keepAccount(request, account);
+  try {
+    for await (const delta of model.session.deltas(prepared, signal)) {
+      account.add(delta);
+      if (delta.type === "finish" && delta.reason === "error") {
+        const { message, status, code } = delta.error ?? {};
+        throw new UserError(message ?? "The model failed while it was answering.", {
+          status: status ?? 500,
+          code: code ?? "engine_error",
+        });
+      }
+      yield delta;
     }
-    yield delta;
+  } finally {
+    metrics.closed(account);
   }
 }
 

@@ -6,6 +6,7 @@ import type { Socket } from "node:net";
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
+import { type Account, accountsOf } from "./account.js";
 import { guard } from "./auth.js";
 import { errorBody, failureOf, logFault } from "./errors.js";
 import { ClientGone, sendFailure } from "./stream.js";
@@ -79,11 +80,28 @@ function fail(error: unknown, request: FastifyRequest, reply: FastifyReply): voi
 }
 
 function logRequest(request: FastifyRequest, reply: FastifyReply): void {
+  const accounts = accountsOf(request);
+  const sum = (of: (account: Account) => number) => accounts.reduce((total, account) => total + of(account), 0);
+  const used =
+    accounts.length === 0
+      ? {}
+      : {
+          model: accounts[0].model,
+          promptTokens: sum(({ promptTokens }) => promptTokens),
+          cachedTokens: sum(({ cachedTokens }) => cachedTokens),
+          generatedTokens: sum(({ generatedTokens }) => generatedTokens),
+          queueMs: rounded(Math.max(...accounts.map(({ queueMs }) => queueMs))),
+          firstTokenMs: rounded(accounts[0].firstTokenMs),
+          finished: accounts.flatMap(({ finished }) => finished).join(",") || "abort",
+        };
   log.info(`${request.method} ${request.url} ${reply.raw.statusCode}`, {
     ms: Math.round(reply.elapsedTime),
     id: request.id,
+    ...used,
   });
 }
+
+const rounded = (ms: number | undefined) => (ms === undefined ? undefined : Math.round(ms * 10) / 10);
 
 /** null says the same as leaving the field out, in every API that we speak. */
 function withoutNulls(body: unknown): unknown {

@@ -7,6 +7,7 @@ import { UserError } from "../base/errors.js";
 import type { Prepared } from "../session/session.js";
 import type { Store } from "../store/store.js";
 import type { Exchange } from "./exchange.js";
+import type { Metrics } from "./metrics.js";
 import type { Lease, ServedModels } from "./models.js";
 import { type Asked, type Piece, respondStream, respondWhole } from "./ollama/answer.js";
 import { prepareChat, prepareGenerate } from "./ollama/job.js";
@@ -26,6 +27,7 @@ export interface OllamaServer {
   readonly store: Store | null;
   readonly times: StreamTimes;
   readonly closing: AbortSignal;
+  readonly metrics: Metrics;
 }
 
 export function ollamaRoutes(app: FastifyInstance, server: OllamaServer): void {
@@ -140,8 +142,8 @@ async function answering(
   const from = performance.now();
   const held = await lease(server, request, reply, body);
   try {
-    const { times, closing } = server;
-    const exchange: Exchange = { request, reply, model: held.model, times, closing };
+    const { times, closing, metrics } = server;
+    const exchange: Exchange = { request, reply, model: held.model, times, closing, metrics };
     const asked: Asked = { model: nameOf(body), loadMs: held.loadMs, from, ...ask(held) };
     if (body._debug_render_only) reply.send(rendered(exchange, asked.prepared, asked.model));
     else if (body.stream === false) await respondWhole(exchange, asked);

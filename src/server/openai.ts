@@ -1,6 +1,7 @@
 // Owns: the OpenAI routes and what they share. Schemas, jobs and shapes are in openai/.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import type { Exchange } from "./exchange.js";
+import type { Metrics } from "./metrics.js";
 import type { ServedModels } from "./models.js";
 import { chatCompletion } from "./openai/chat.js";
 import { completion } from "./openai/completions.js";
@@ -13,6 +14,7 @@ export function openaiRoutes(
   models: ServedModels<LocalModel>,
   times: StreamTimes,
   closing: AbortSignal,
+  metrics: Metrics,
 ): void {
   /** The model is loaded where it is not, and stays until the answer has ended. */
   const answering = async <Body extends { model: string }>(
@@ -25,7 +27,7 @@ export function openaiRoutes(
       signal: AbortSignal.any([clientSignal(request, reply), closing]),
     });
     try {
-      await answer({ request, reply, model: lease.model, times, closing }, body);
+      await answer({ request, reply, model: lease.model, times, closing, metrics }, body);
     } finally {
       lease.release();
     }

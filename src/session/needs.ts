@@ -1,5 +1,5 @@
 // Owns: what a session asks of the parts below it. EngineClient is a Generator; text/ gives a TextModel.
-import type { GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
+import type { EngineStats, GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
 import type { ChatMessage, Tool } from "./types.js";
 
 export interface Generator {
@@ -8,6 +8,10 @@ export interface Generator {
   generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterable<TokenEvent>;
   /** Ends a choice, or all of a request's; each still gets its finish event. */
   abort(id: string, index?: number): void;
+  /** False between its host's death and the next request; absent: it cannot die by itself. */
+  readonly alive?: boolean;
+  /** Starts a dead host again. */
+  stats?(): Promise<EngineStats>;
 }
 
 /** Absent for a checkpoint that has none: it is then served by token ids alone. */

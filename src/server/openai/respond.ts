@@ -5,7 +5,7 @@ import { UserError } from "../../base/errors.js";
 import { type Answer, collect } from "../../session/collect.js";
 import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, Delta } from "../../session/types.js";
-import { checked, type Exchange, interrupted, running } from "../exchange.js";
+import { answered, type Exchange, interrupted, running } from "../exchange.js";
 import type { ServedModel } from "../models.js";
 import { EventStream } from "../stream.js";
 
@@ -41,7 +41,7 @@ export async function respondWhole(exchange: Exchange, jobs: readonly ChatJob[],
   // A refusal is thrown before anything runs.
   const prepared = jobs.map((job) => prepare(model.session, job));
   await running(exchange, prepared, async (signal) => {
-    const answers = await Promise.all(prepared.map((one) => collect(checked(model.session.deltas(one, signal)))));
+    const answers = await Promise.all(prepared.map((one) => collect(answered(exchange, one, signal))));
     if (signal.aborted) throw interrupted(exchange);
     reply.send({ ...head, ...shape.whole(answers), usage: usageOf(answers) });
   });
@@ -60,7 +60,7 @@ export async function respondStream(
     const stream = new EventStream(request, reply, times);
     const usage = new UsageCounter();
     try {
-      for await (const { promptIndex, delta } of merged(model.session, prepared, signal)) {
+      for await (const { promptIndex, delta } of merged(exchange, prepared, signal)) {
         usage.add(delta);
         const chunk = shape.chunk(promptIndex, delta);
         if (chunk !== null) await stream.send({ ...head, ...chunk, ...(includeUsage ? { usage: null } : {}) });
@@ -89,11 +89,11 @@ function prepare(session: Session, job: ChatJob): Prepared {
 
 /** Deltas of several prompts as they come. */
 async function* merged(
-  session: Session,
+  exchange: Exchange,
   prepared: readonly Prepared[],
   signal: AbortSignal,
 ): AsyncGenerator<{ promptIndex: number; delta: Delta }> {
-  const streams = prepared.map((one) => checked(session.deltas(one, signal)));
+  const streams = prepared.map((one) => answered(exchange, one, signal));
   if (streams.length === 1) {
     for await (const delta of streams[0]) yield { promptIndex: 0, delta };
     return;
