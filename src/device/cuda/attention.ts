@@ -20,33 +20,33 @@ const decodeThreads = 128;
 const anyThreads = 128;
 /** Runs a block, about, at most. */
 const mostWaves = 4;
+/** Up to so many the copy engine is the faster way to bring keys and values (docs/SPEED.md); the bits are the same. */
+const fewSequences = 8;
 /** Ints of a plan's header, of a run, of a tile. */
 const [headerInts, runInts, tileInts] = [8, 16, 8];
 /** Memory for partial results of runs. More of it would only let more sequences be cut. */
 const partialBytes = 48 << 20;
 
-/** Parts on their way into a block of a decode kernel, and such blocks a multiprocessor. */
-interface Decode {
+/**
+ * As kernels/cuda/attention.cu instantiates them. slots: parts on their way into a block of a decode kernel; blocks: such
+ * blocks a multiprocessor. boxes: there is one on the copy engine, too. rows and threads: of a prefill block.
+ */
+interface Variant {
   readonly slots: number;
   readonly blocks: number;
-}
-
-/** As kernels/cuda/attention.cu instantiates them: rows are of a prefill block, threads likewise. boxes: by the copy
- *  engine. */
-interface Variant {
-  readonly copies: Decode;
-  readonly boxes?: Decode;
+  readonly boxes?: { readonly slots: number };
   readonly prefill: { readonly rows: number; readonly threads: number };
   readonly exact: { readonly rows: number; readonly threads: number };
 }
 const wide = { prefill: { rows: 128, threads: 128 }, exact: { rows: 128, threads: 256 } };
 const variants: Readonly<Record<number, Variant>> = {
-  64: { copies: { slots: 3, blocks: 4 }, boxes: { slots: 3, blocks: 4 }, ...wide },
-  96: { copies: { slots: 2, blocks: 3 }, ...wide },
-  128: { copies: { slots: 3, blocks: 2 }, boxes: { slots: 3, blocks: 2 }, ...wide },
+  64: { slots: 3, blocks: 4, boxes: { slots: 3 }, ...wide },
+  96: { slots: 2, blocks: 3, ...wide },
+  128: { slots: 3, blocks: 2, boxes: { slots: 3 }, ...wide },
   256: {
-    copies: { slots: 2, blocks: 1 },
-    boxes: { slots: 3, blocks: 1 },
+    slots: 2,
+    blocks: 1,
+    boxes: { slots: 3 },
     prefill: { rows: 128, threads: 256 },
     exact: { rows: 64, threads: 128 },
   },
@@ -81,8 +81,7 @@ export const attentionKernels: AttentionKernels = {
 
 function fits(headDim: number, variant: Variant, { properties, deterministic }: LowerContext): boolean {
   const { rows } = deterministic ? variant.exact : variant.prefill;
-  const { slots } = variant.copies;
-  const most = Math.max(decodeBytes(headDim, slots), prefillBytes(headDim, rows, deterministic));
+  const most = Math.max(decodeBytes(headDim, variant.slots), prefillBytes(headDim, rows, deterministic));
   return most <= properties.sharedBytes;
 }
 
@@ -127,12 +126,16 @@ function tiledAttention(task: AttentionTask, context: LowerContext, variant: Var
       ...[f32(task.scale), f32(task.softcap ?? 0), i32(task.window ?? 0), i32(task.causal ? 1 : 0)],
     ],
   });
-  const { boxes, slots, blocks } = decodeOn(properties, variant);
+  const blocks = decodeBlocks(properties, variant);
+  const decodeOf = (sequences: number): Launch => {
+    if (!variant.boxes || properties.capability < 90 || sequences > fewSequences)
+      return launch("decode", [blocks, 1, 1], decodeThreads, decodeBytes(kv.headDim, variant.slots));
+    const bytes = decodeBytes(kv.headDim, variant.boxes.slots);
+    const plain = launch("decode_boxes", [blocks, 1, 1], decodeThreads, bytes);
+    return { ...plain, args: [...plain.args, pageMap(kv, kv.k), pageMap(kv, kv.v)] };
+  };
   return (bucket) => {
-    const bytes = decodeBytes(kv.headDim, slots);
-    const copies = launch(boxes ? "decode_boxes" : "decode", [blocks, 1, 1], decodeThreads, bytes);
-    const maps = boxes ? [pageMap(kv, kv.k), pageMap(kv, kv.v)] : [];
-    const decode = { ...copies, args: [...copies.args, ...maps] };
+    const decode = decodeOf(bucket.sequences);
     if (bucket.decode) return [decode];
     const tiles = mostTiles(task, bucket.tokens, bucket.sequences, shape.rows);
     const name = deterministic ? "prefill_exact" : "prefill";
@@ -150,12 +153,9 @@ function pageMap({ numKvHeads, headDim, pageBytes }: AttentionTask["kv"], addres
 const mostTiles = ({ numHeads, kv }: AttentionTask, tokens: number, sequences: number, rows: number): number =>
   Math.ceil((tokens * numHeads) / kv.numKvHeads / rows) + sequences;
 
-/** The decode kernel that this GPU runs, and how many blocks of it: each takes its share of the plan's runs. */
-function decodeOn({ capability, multiprocessors }: CudaProperties, variant: Variant) {
-  const boxes = capability >= 90 ? variant.boxes : undefined;
-  const { slots, blocks } = boxes ?? variant.copies;
-  return { boxes: boxes !== undefined, slots, blocks: blocks * multiprocessors };
-}
+/** Blocks of a decode launch: each takes its share of the plan's runs. */
+const decodeBlocks = ({ multiprocessors }: CudaProperties, variant: Variant): number =>
+  variant.blocks * multiprocessors;
 
 /** The plan that all layers of one geometry share: [header | runs | tiles], made at the start of each step. */
 function stepPlan(
@@ -166,7 +166,7 @@ function stepPlan(
 ): { area: Area; tilesAt: number } {
   const { kv, numHeads } = task;
   const { limits, step } = context;
-  const { blocks } = decodeOn(context.properties, variant);
+  const blocks = decodeBlocks(context.properties, variant);
   const groups = limits.maxSequences * Math.ceil(numHeads / kv.numKvHeads / tileRows);
   const tilesAt = headerInts + runInts * (Math.ceil((mostWaves * blocks) / kv.numKvHeads) + groups);
   const ints = tilesAt + tileInts * mostTiles(task, limits.maxTokens, limits.maxSequences, rows);
