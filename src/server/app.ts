@@ -13,6 +13,7 @@ import type { ServedModels } from "./models.js";
 import { ollamaRoutes } from "./ollama.js";
 import { openaiRoutes } from "./openai.js";
 import type { LocalModel } from "./source.js";
+import { tgiRoutes } from "./tgi.js";
 
 export interface ListenOptions {
   /** Loopback by default; another address needs an API key. */
@@ -64,8 +65,10 @@ export async function listen(
   refuseWhileDraining(app, draining.signal);
   const metrics = new Metrics(models);
   healthRoutes(app, models, metrics, draining.signal);
-  openaiRoutes(app, models, settings, closing.signal, metrics);
-  ollamaRoutes(app, { models, store, times: settings, closing: closing.signal, metrics });
+  const serving = { models, times: settings, closing: closing.signal, metrics };
+  openaiRoutes(app, serving);
+  tgiRoutes(app, serving);
+  ollamaRoutes(app, { ...serving, store });
   try {
     await app.listen({ host: settings.host, port: settings.port });
   } catch (error) {

@@ -16,11 +16,11 @@ import {
 } from "../device.js";
 import { attentionKernels } from "./attention.js";
 import { type CudaProperties, type KvPlace, pageTokens } from "./launch.js";
+import { linearKernels } from "./linear.js";
 import { lower, loweredOps } from "./lower.js";
 import type { Kernels } from "./lowering.js";
 import { Workspace } from "./memory.js";
 import { Cuda } from "./native.js";
-import { plainLinear } from "./plain.js";
 import { type CudaParts, CudaProgram } from "./program.js";
 import { StepMemory } from "./step.js";
 import { Tail } from "./tail.js";
@@ -80,7 +80,7 @@ export class CudaDevice implements Device {
   }
 }
 
-export const defaultKernels: Kernels = { linear: plainLinear, attention: attentionKernels };
+export const defaultKernels: Kernels = { linear: linearKernels, attention: attentionKernels };
 
 /** Everything of a program but the GPU itself. Throws UserError with the numbers where it cannot fit. */
 export function planProgram(
