@@ -4,6 +4,7 @@ import { UserError } from "../base/errors.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { errorRecord, failure } from "./client.js";
 import { Encoder, type Pooling } from "./encoder.js";
+import { PromptLookup } from "./lookup.js";
 import { Engine, type EngineOutput } from "./loop.js";
 import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
 import type { GenerateRequest, ModelLimits, TokenConstraint, TokenGrammar } from "./types.js";
@@ -27,6 +28,8 @@ export interface LoadedModel {
   readonly pooling?: Pooling;
   /** EngineOptions.stepTokens. */
   readonly stepTokens?: number;
+  /** Whether tokens are guessed from the text (lookup.ts). */
+  readonly lookup?: boolean;
   /** What requests may name. */
   readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
@@ -130,6 +133,7 @@ class Host {
         pause,
         output: this.outbox,
         stepTokens: model.stepTokens,
+        drafter: model.lookup ? () => new PromptLookup() : undefined,
         lost: this.lost,
       });
       this.engine = engine;
