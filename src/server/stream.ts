@@ -81,7 +81,7 @@ export class EventStream {
       return;
     }
     try {
-      await this.send(errorAnswer(failure, this.request.url).body);
+      await this.send(errorAnswer(failure, this.request.url, this.request.id).body);
       await this.done();
     } catch {
       this.end();
@@ -153,6 +153,6 @@ export class ClientGone extends Error {
 
 export function sendFailure(request: FastifyRequest, reply: FastifyReply, failure: Failure): void {
   if (failure.retryAfter !== null) reply.header("retry-after", String(failure.retryAfter));
-  const { status, body } = errorAnswer(failure, request.url);
+  const { status, body } = errorAnswer(failure, request.url, request.id);
   reply.code(status).send(body);
 }
