@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
-import { defaultKernels, planProgram } from "../../src/device/cuda/device.js";
+import { planProgram } from "../../src/device/cuda/device.js";
 import type { Arg, Launch } from "../../src/device/cuda/launch.js";
 import { loweredOps } from "../../src/device/cuda/lower.js";
 import { modelConfig } from "../../src/model/config.js";

@@ -29,7 +29,6 @@ import { CudaWeights } from "./weights.js";
 export interface CudaOptions {
   /** false: every step's launches one by one, for tests and for looking at them. */
   readonly graphs?: boolean;
-  readonly kernels?: Kernels;
 }
 
 /** For the driver's own needs beside what is counted here: graphs, local memory, modules. */
@@ -74,20 +73,18 @@ export class CudaDevice implements Device {
 
   private prepare(plan: Plan, limits: Limits, dump: boolean): CudaParts {
     const { cuda } = this;
-    const kernels = this.options.kernels ?? defaultKernels;
     const graphs = this.options.graphs ?? true;
-    return { cuda, graphs, ...planProgram(plan, limits, cuda.properties, kernels, dump) };
+    return { cuda, graphs, ...planProgram(plan, limits, cuda.properties, dump) };
   }
 }
 
-export const defaultKernels: Kernels = { linear: linearKernels, attention: attentionKernels };
+const kernels: Kernels = { linear: linearKernels, attention: attentionKernels };
 
 /** Everything of a program but the GPU itself. Throws UserError with the numbers where it cannot fit. */
 export function planProgram(
   given: Plan,
   limits: Limits,
   properties: CudaProperties,
-  kernels: Kernels,
   dump: boolean,
 ): Omit<CudaParts, "cuda" | "graphs"> {
   // dump shows every token of every tensor.
