@@ -13,7 +13,7 @@ import { type Asked, nanoseconds, type Piece, respondStream, respondWhole } from
 import { prepareChat, prepareGenerate } from "./ollama/job.js";
 import { running, show, tags } from "./ollama/models.js";
 import { optionsOf } from "./ollama/options.js";
-import { hasUpload, needStore, pull, respondProgress, upload } from "./ollama/packages.js";
+import { create, hasUpload, needStore, pull, push, respondProgress, upload } from "./ollama/packages.js";
 import * as schema from "./ollama/schema.js";
 import { clientSignal } from "./stream.js";
 
@@ -257,16 +257,26 @@ function modelRoutes(scope: FastifyInstance, { models }: OllamaServer): void {
 }
 
 function storeRoutes(scope: FastifyInstance, { models, store, times }: OllamaServer): void {
-  scope.post<{ Body: schema.TransferRequest }>(
-    "/api/pull",
-    { schema: { body: schema.TransferBody } },
+  const transfer = (url: string, run: typeof pull) =>
+    scope.post<{ Body: schema.TransferRequest }>(
+      url,
+      { schema: { body: schema.TransferBody } },
+      async (request, reply) => {
+        const { stream = true, insecure = false, ...body } = request.body;
+        const [from, name] = [needStore(store), nameOf(body)];
+        await respondProgress(request, reply, times, stream, (signal) => run(from, name, insecure, signal));
+        return reply;
+      },
+    );
+  transfer("/api/pull", pull);
+  transfer("/api/push", push);
+  scope.post<{ Body: schema.CreateRequest }>(
+    "/api/create",
+    { schema: { body: schema.CreateBody } },
     async (request, reply) => {
       const { body } = request;
-      const from = needStore(store);
-      const name = nameOf(body);
-      await respondProgress(request, reply, times, body.stream ?? true, (signal) =>
-        pull(from, name, body.insecure ?? false, signal),
-      );
+      const [to, name] = [needStore(store), nameOf(body)];
+      await respondProgress(request, reply, times, body.stream ?? true, (signal) => create(to, name, body, signal));
       return reply;
     },
   );
