@@ -2,6 +2,8 @@
 const [, , home, work, registry, seed] = process.argv;
 const { Store } = await import("../../dist/store/store.js");
 const { createPackage } = await import("../../dist/store/create.js");
+// The test is gone, and with it whoever would end this.
+process.stdin.on("close", () => process.exit()).resume();
 const store = new Store(home);
 let state = Number(seed);
 const random = (below) => {

@@ -56,7 +56,7 @@ test(`${kills} kills at random moments, two processes at a time, leave a valid s
     const random = seededRandom(7);
     const runAndKill = async (seed: number) => {
       const child = spawn(process.execPath, [worker, home, work, registry.host, String(seed)], {
-        stdio: ["ignore", "pipe", "inherit"],
+        stdio: ["pipe", "pipe", "inherit"],
       });
       const gone = new Promise((resolve) => child.on("close", resolve));
       await new Promise((resolve) => child.stdout.once("data", resolve));
