@@ -127,6 +127,8 @@ export interface ModelLimits {
   readonly vocabSize: number;
   readonly maxSequences: number;
   readonly device: string;
+  /** It gives embeddings of this width, and no text. */
+  readonly embeddingSize?: number;
   /** It takes the device's own memory, not the machine's. */
   readonly ownMemory?: boolean;
   readonly memory: { readonly weights: number; readonly workspace: number; readonly cache: number };

@@ -12,11 +12,13 @@ import { openAdapter } from "../formats/open.js";
 import { loraAdapter } from "../model/adapter.js";
 import { modelConfig } from "../model/config.js";
 import { decoderPlan } from "../model/decoder.js";
+import { encoderConfig } from "../model/encoder-config.js";
 import { fuse } from "../plan/passes/fuse.js";
 import { withAdapters } from "../plan/passes/lora.js";
 import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
 import { GrammarHost } from "./grammar.js";
+import { loadEncoder } from "./load-encoder.js";
 
 export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
@@ -124,6 +126,8 @@ export async function loadModel(
 ): Promise<LoadedModel> {
   const checkpoint = await openSpec(spec);
   try {
+    const encoder = encoderConfig(checkpoint);
+    if (encoder !== undefined) return await loadEncoder(encoder, checkpoint, spec, onProgress);
     const device = await openDevice(spec.device);
     const { plan, limits, trainedContextLength } = planModel(checkpoint, device, spec);
     // Read first: a bad one is known before the weights are.

@@ -1,4 +1,4 @@
-// Owns: one stream of JSON objects, as server-sent events or as lines (NDJSON): headers when the first event comes (so that a failure before it still has a status
+// Owns: one stream of JSON objects, as server-sent events or as lines: headers when the first comes (so that a failure before it still has a status
 // code), comments that keep proxies from closing it through a long prefill, and back-pressure: a reader that takes
 // nothing for too long is cut off, and its request is aborted.
 import type { FastifyReply, FastifyRequest } from "fastify";

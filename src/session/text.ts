@@ -23,8 +23,8 @@ function textTokenizer(tokenizer: Tokenizer): TextTokenizer {
   const known = (id: number) => id >= 0 && id < tokenizer.vocabSize;
   return {
     endIds: tokenizer.eosIds,
-    encode: (text, { bos = false, special = false }) =>
-      tokenizer.encode(text, { addSpecial: bos ? "begin" : false, parseSpecial: special }),
+    encode: (text, { bos = false, special = false, whole = false }) =>
+      tokenizer.encode(text, { addSpecial: whole || (bos ? "begin" : false), parseSpecial: special }),
     control: (spelling) => {
       const id = tokenizer.idOf(spelling);
       return id !== undefined && tokenizer.isControl(id) ? id : undefined;
