@@ -7,6 +7,7 @@ import { UserError } from "../base/errors.js";
 import { type Embeddings, type EmbedJob, embed } from "../session/embed.js";
 import type { Prepared } from "../session/session.js";
 import type { Store } from "../store/store.js";
+import { isAllowed } from "./cors.js";
 import type { Exchange, Serving } from "./exchange.js";
 import type { Lease } from "./models.js";
 import { type Asked, nanoseconds, type Piece, respondStream, respondWhole } from "./ollama/answer.js";
@@ -23,12 +24,14 @@ const apiVersion = "0.14.0";
 export interface OllamaServer extends Serving {
   /** null: the server has certain models and no others. */
   readonly store: Store | null;
+  /** Web pages that may call, beside those of this machine. */
+  readonly corsOrigins: readonly string[];
 }
 
 export function ollamaRoutes(app: FastifyInstance, server: OllamaServer): void {
   liveness(app);
   app.register(async (scope) => {
-    refuseForeignPages(scope);
+    refuseForeignPages(scope, server.corsOrigins);
     // curl without a header says application/x-www-form-urlencoded.
     scope.removeAllContentTypeParsers();
     scope.addContentTypeParser("*", { parseAs: "string" }, scope.getDefaultJsonParser("error", "error"));
@@ -38,7 +41,7 @@ export function ollamaRoutes(app: FastifyInstance, server: OllamaServer): void {
     storeRoutes(scope, server);
   });
   app.register(async (scope) => {
-    refuseForeignPages(scope);
+    refuseForeignPages(scope, server.corsOrigins);
     blobRoutes(scope, server);
   });
 }
@@ -48,9 +51,9 @@ function liveness(app: FastifyInstance): void {
 }
 
 /** A page of another origin may send a request without asking first when its content type is plain. */
-function refuseForeignPages(scope: FastifyInstance): void {
+function refuseForeignPages(scope: FastifyInstance, allowed: readonly string[]): void {
   scope.addHook("onRequest", async ({ headers: { origin } }) => {
-    if (origin === undefined || isLocal(origin)) return;
+    if (origin === undefined || isLocal(origin) || isAllowed(allowed, origin)) return;
     throw new UserError(`Pages of ${origin} may not call this server.`, { status: 403, code: "foreign_origin" });
   });
 }
