@@ -186,11 +186,11 @@ __device__ void decode(const Args& a, const TensorMap* key_map, const TensorMap*
   const Copier<D> copier(warp, lane);
   const auto turn = [&](uint32_t tile) { return tile == base + (SLOTS - 1) * 2 * Layout::tile ? base : tile + 2 * Layout::tile; };
   uint32_t tile_ahead = base;
-  uint32_t barrier_ahead = base + Layout::barriers;
-  // With BOXES: of the part whose keys have been asked for and whose values have not; −1: none.
-  int late_page = -1, late_head = 0;
+  [[maybe_unused]] uint32_t barrier_ahead = base + Layout::barriers;
 
 #if __CUDA_ARCH__ >= 900
+  // Of the part whose keys have been asked for and whose values have not; −1: none.
+  int late_page = -1, late_head = 0;
   const auto ask = [&](uint32_t to, const TensorMap* map, int head, int page, uint32_t barrier) {
     barrier_expect(barrier, Layout::tile);
     for (int c = 0; c < D / 64; c++) copy_box(to + c * (part_tokens * 128), map, c * 64, head * part_tokens, page, barrier);

@@ -20,8 +20,9 @@ const decodeThreads = 128;
 const anyThreads = 128;
 /** Runs a block, about, at most. */
 const mostWaves = 4;
-/** Up to so many the copy engine is the faster way to bring keys and values (docs/SPEED.md); the bits are the same. */
-const fewSequences = 8;
+/** Up to so many the copy engine is the faster way to bring keys and values (docs/SPEED.md); the bits are the same. Hopper
+ *  alone: newer GPUs compile the PTX of those before it, where that kernel is empty. */
+const fewSequences = 4;
 /** Ints of a plan's header, of a run, of a tile. */
 const [headerInts, runInts, tileInts] = [8, 16, 8];
 /** Memory for partial results of runs. More of it would only let more sequences be cut. */
@@ -128,7 +129,7 @@ function tiledAttention(task: AttentionTask, context: LowerContext, variant: Var
   });
   const blocks = decodeBlocks(properties, variant);
   const decodeOf = (sequences: number): Launch => {
-    if (!variant.boxes || properties.capability < 90 || sequences > fewSequences)
+    if (!variant.boxes || properties.capability !== 90 || sequences > fewSequences)
       return launch("decode", [blocks, 1, 1], decodeThreads, decodeBytes(kv.headDim, variant.slots));
     const bytes = decodeBytes(kv.headDim, variant.boxes.slots);
     const plain = launch("decode_boxes", [blocks, 1, 1], decodeThreads, bytes);
