@@ -48,7 +48,7 @@ function throwing(command: Command): Command {
 }
 
 async function main(argv: readonly string[]): Promise<void> {
-  const { version } = await import("./version.js");
+  const { version } = await import("../host/version.js");
   const program = new Command("millrace")
     .description("Run open-weight language models on this machine.")
     .version(version(), "-V, --version")

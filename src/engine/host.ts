@@ -3,6 +3,7 @@
 import { UserError } from "../base/errors.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { errorRecord, failure } from "./client.js";
+import { PromptLookup } from "./lookup.js";
 import { Engine, type EngineOutput } from "./loop.js";
 import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
 import type { GenerateRequest, ModelLimits, TokenConstraint, TokenGrammar } from "./types.js";
@@ -24,6 +25,8 @@ export interface LoadedModel {
   readonly modelLimits: ModelLimits;
   /** EngineOptions.stepTokens. */
   readonly stepTokens?: number;
+  /** Whether tokens are guessed from the text (lookup.ts). */
+  readonly lookup?: boolean;
   /** What requests may name. */
   readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
@@ -118,6 +121,7 @@ class Host {
         pause,
         output: this.outbox,
         stepTokens: model.stepTokens,
+        drafter: model.lookup ? () => new PromptLookup() : undefined,
         lost: this.lost,
       });
       this.engine = engine;

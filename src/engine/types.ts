@@ -114,6 +114,9 @@ export interface EngineStats {
   readonly generatedTokens: number;
   readonly prefixQueries: number;
   readonly prefixHits: number;
+  /** Guessed tokens that were checked, and those that were right. */
+  readonly draftTokens: number;
+  readonly acceptedTokens: number;
 }
 
 /** What the model can do, known once it is loaded. */

@@ -39,6 +39,9 @@ export interface LoadSpec extends CheckpointSpec {
   readonly cacheShare?: number;
   /** Of the machine's memory, the most that it may take; for a device with its own it means nothing. */
   readonly memoryBytes?: number;
+  /** Tokens are guessed from the text and checked, several in a step; the answer is the same. Default: where the device
+   *  computes each row alike whatever stands beside it. */
+  readonly lookup?: boolean;
   /** LoRA adapters, by the names that requests call them: GGUF files or PEFT folders. Default: none. */
   readonly adapters?: readonly { readonly name: string; readonly path: string }[];
 }
@@ -143,6 +146,7 @@ export async function loadModel(
       },
       adapters,
       stepTokens: spec.stepTokens,
+      lookup: (spec.lookup ?? true) && device.info.rowInvariant,
       close: async () => {
         await program.close();
         await device.close();

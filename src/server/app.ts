@@ -5,6 +5,7 @@ import type { AddressInfo, Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
 import type { Store } from "../store/store.js";
+import { anthropicRoutes } from "./anthropic.js";
 import { checkBinding } from "./auth.js";
 import { healthRoutes } from "./health.js";
 import { createHttp } from "./http.js";
@@ -13,6 +14,7 @@ import type { ServedModels } from "./models.js";
 import { ollamaRoutes } from "./ollama.js";
 import { openaiRoutes } from "./openai.js";
 import type { LocalModel } from "./source.js";
+import { tgiRoutes } from "./tgi.js";
 
 export interface ListenOptions {
   /** Loopback by default; another address needs an API key. */
@@ -64,8 +66,11 @@ export async function listen(
   refuseWhileDraining(app, draining.signal);
   const metrics = new Metrics(models);
   healthRoutes(app, models, metrics, draining.signal);
-  openaiRoutes(app, models, settings, closing.signal, metrics);
-  ollamaRoutes(app, { models, store, times: settings, closing: closing.signal, metrics });
+  const serving = { models, times: settings, closing: closing.signal, metrics };
+  openaiRoutes(app, serving);
+  anthropicRoutes(app, serving);
+  tgiRoutes(app, serving);
+  ollamaRoutes(app, { ...serving, store });
   try {
     await app.listen({ host: settings.host, port: settings.port });
   } catch (error) {

@@ -8,7 +8,7 @@ import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import { type Account, accountsOf } from "./account.js";
 import { guard } from "./auth.js";
-import { errorBody, failureOf, logFault } from "./errors.js";
+import { errorAnswer, failureOf, logFault } from "./errors.js";
 import { ClientGone, sendFailure } from "./stream.js";
 import { explainInvalid, type ValidationIssue } from "./validation.js";
 
@@ -123,7 +123,7 @@ function refuseMalformed({ code }: { code?: string }, socket: Socket): void {
         ? ["408 Request Timeout", "The request did not arrive in time."]
         : ["400 Bad Request", "What was sent is not an HTTP/1.1 request."];
   const failure = { status: Number.parseInt(status, 10), message, param: null, code: "bad_request", retryAfter: null };
-  const body = JSON.stringify(errorBody(failure, ""));
+  const body = JSON.stringify(errorAnswer(failure, "", "").body);
   socket.end(
     `HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
       `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
@@ -148,7 +148,7 @@ function refuseUnknownPaths(app: FastifyInstance): void {
           });
     if (methods.length > 0) reply.header("allow", methods.join(", "));
     const failure = failureOf(missing, request.id);
-    reply.code(failure.status).send(errorBody(failure, path));
+    reply.code(failure.status).send(errorAnswer(failure, path, request.id).body);
   });
 }
 
