@@ -16,7 +16,7 @@ __global__ void mr_linear_pack(int, const uint8_t*, int64_t, int64_t, int, const
 __global__ void mr_linear_unpack(int, const uint8_t*, int, int, float*);
 __global__ void mr_linear_widen(int, const uint8_t*, int, uint8_t*);
 #define STREAM(NAME)                                                                                                        \
-  __global__ void NAME(const mr::bf16*, int, void*, int, int, const float*, const int*, int, int, int, int, int, float*, int*, \
+  __global__ void NAME(const mr::bf16*, int, void*, int, int, const float*, const int*, int, int, int, int, int, int, float*, int*, \
                        int, const uint8_t*, int, int, const uint8_t*, int, int, const uint8_t*, int, int, const uint8_t*, int, int);
 STREAM(mr_linear_1)
 STREAM(mr_linear_8)
@@ -183,23 +183,29 @@ static void launch(void (*kernel)(P...), dim3 grid, int block, int shared, A... 
 }
 
 // As src/device/cuda/linear.ts lowers it. tile: tokens a pass (8, 16, 32, 64).
+static int most_tiles = 1;
+static int narrow = 1;  // one token: fewer warps along k, more rows a block
 template <int T, class K>
 static void run_stream(K kernel, const Call& c) {
   using G = mr::Shape<T>;
   const bool gated = c.epilogue == mr::gated_y;
-  const int wk = T > 8 ? 2 : gated ? 4 : 8, wr = 8 / wk, R = wr * G::RT * 16, slices = gated ? 4 : 8, splits = slices / wk;
+  const int wk = T > 8 ? 2 : (gated ? 4 : 8) / (T == 1 ? narrow : 1), wr = 8 / wk, R = wr * G::RT * 16, slices = gated ? 4 : 8,
+            splits = T == 1 ? 1 : slices / wk;
   const int passes = (c.tokens + G::tokens - 1) / G::tokens;
   const int rows = gated ? c.y_width : 0;
-  int groups = 0;
-  if (gated) groups = (rows + R / 2 - 1) / (R / 2);
-  else for (auto& s : c.segments) groups += ((s.rows + 15) / 16 + wr * G::RT - 1) / (wr * G::RT);
+  int groups = 0, tiles = 0;
+  for (auto& s : c.segments) tiles += (s.rows + 15) / 16;
+  // As many tiles a block as leave every multiprocessor its blocks.
+  const int each = T > 8 ? 1 : std::max(1, std::min(most_tiles, tiles / wr / (sms * (T == 1 ? 3 : 2))));
+  if (gated) groups = (rows + R / 2 * each - 1) / (R / 2 * each);
+  else for (auto& s : c.segments) groups += ((s.rows + 15) / 16 + wr * G::RT * each - 1) / (wr * G::RT * each);
   const bool alone = splits == 1 || passes > 1;
-  const int shared = 8 * G::warp_bytes + (alone && splits > 1 ? G::tokens * R * 4 : 0);
+  const int shared = 8 * G::warp_bytes + (T <= 8 ? 2 * wk * T * R * 4 : alone && splits > 1 ? G::tokens * R * 4 : 0);
   CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   const auto seg = [&](int i) { return i < int(c.segments.size()) ? c.segments[i] : Weight{0, 0, 0, nullptr, {}}; };
   const Weight a = seg(0), b = seg(1), d = seg(2), e = seg(3);
   launch(kernel, dim3(groups, alone ? 1 : splits, passes), 256, shared, c.x, c.segments[0].cols, c.y, c.y_f32, c.y_width, c.bias, c.count,
-         c.epilogue, int(mr::silu), rows, splits, wk, c.partial, c.tickets, int(c.segments.size()), a.data, a.type, a.rows, b.data, b.type,
+         c.epilogue, int(mr::silu), rows, splits, wk, each, c.partial, c.tickets, int(c.segments.size()), a.data, a.type, a.rows, b.data, b.type,
          b.rows, d.data, d.type, d.rows, e.data, e.type, e.rows);
 }
 template <class K>

@@ -56,6 +56,9 @@ int main(int argc, char** argv) {
         CHECK(cudaDeviceSynchronize());
         measure_roof();
       }
+      if (what == "narrow") narrow = 2;
+      if (what == "single") most_tiles = 1;
+      if (what == "many") most_tiles = 64;
       if (what == "decode") time_decode();
       if (what == "batch") time_batch();
       if (what == "prefill") time_prefill();

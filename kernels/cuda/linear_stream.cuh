@@ -37,6 +37,7 @@ struct LinearTask {
   Segment segments[4];
   int num_segments;
   int splits, wk;
+  int tiles;      // up to 8 tokens: tiles that a row of warps goes through
   float* partial;
   int* tickets;
 };
@@ -304,10 +305,12 @@ __device__ __forceinline__ void one_token(const uint8_t* unit, const uint8_t* x,
   }
 }
 
-// Units [u0, u1) of RT neighbouring tiles (w: the first's unit 0; apart: bytes to the second's) into acc.
-template <int S, int T>
-__device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, int u1, uint8_t* ring, const LinearTask& task,
-                                       int token0, float (&acc)[Shape<T>::RT][Shape<T>::NT][4]) {
+// Units [u0, u1) of RT neighbouring tiles (w: the first's unit 0; apart: bytes to the second's) into acc; then finish(0).
+// Up to 8 tokens: of `tiles` tiles, `apart` bytes from each other, one after the other, without a break in the loads; from
+// the there-th on, the last again.
+template <int S, int T, class Finish>
+__device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, int u1, int tiles, int there, uint8_t* ring, const LinearTask& task,
+                                       int token0, float (&acc)[Shape<T>::RT][Shape<T>::NT][4], Finish&& finish) {
   using L = Format<S>;
   using G = Shape<T>;
   constexpr int RT = G::RT, NT = G::NT, x_row = G::x_row(L::k), weights = L::bytes * RT;
@@ -316,11 +319,19 @@ __device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, 
   static_assert(depth >= 2);
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
   uint8_t* table = ring + G::ring;
-  const auto fetch = [&](int u, int slot) {
-    if (u >= u1) return;
+  // Where the loads are: unit `ahead` of tile `at_tile`.
+  int ahead = u0, at_tile = u0 < u1 ? 0 : tiles;
+  const uint8_t* from_tile = w;
+  const auto advance = [&] {
+    if (++ahead < u1) return;
+    ahead = u0, at_tile++;
+    if (at_tile < there) from_tile += apart;
+  };
+  const auto fetch = [&](int slot) {
+    if (at_tile >= tiles) return;
 #pragma unroll
     for (int rt = 0; rt < RT; rt++) {
-      const uint8_t* from = w + rt * apart + static_cast<int64_t>(u) * L::bytes;
+      const uint8_t* from = from_tile + rt * apart + static_cast<int64_t>(ahead) * L::bytes;
 #pragma unroll
       for (int at = 0; at < L::bytes; at += 512) {
         if (at + 512 <= L::bytes || at + lane * 16 < L::bytes) copy16(ring + slot * stage + rt * L::bytes + at + lane * 16, from + at + lane * 16);
@@ -328,13 +339,13 @@ __device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, 
     }
   };
 #pragma unroll
-  for (int i = 0; i < depth - 1; i++) fetch(u0 + i, i);
+  for (int i = 0; i < depth - 1; i++) fetch(i), advance();
   wait();
   const int count = *task.count, left = count - token0 - g;  // token 8·nt + g of the pass is there where 8·nt < left
   const bool ragged = (task.cols & 7) != 0;
   const bf16* x = task.x + static_cast<int64_t>(token0 + (T == 1 ? 0 : g)) * task.cols;
   const auto fetch_x = [&](int u, int slot) {
-    if (!own_x || u >= u1) return;
+    if (!own_x) return;
     uint8_t* to = ring + slot * stage + weights;
 #pragma unroll
     for (int i = lane; i < T * (L::k / 8); i += 32) {
@@ -345,21 +356,35 @@ __device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, 
       else copy16(to + token * x_row + chunk * 16, there ? from + k : task.x, there);
     }
   };
-#pragma unroll
-  for (int i = 0; i < depth - 1; i++) fetch_x(u0 + i, i);
+  for (int i = 0, u = u0; i < depth - 1 && u0 < u1; i++) {
+    fetch_x(u, i);
+    if (++u == u1) u = u0;
+  }
   commit();
   arrived<0>();
   if (token0 >= count) return;
 
   const int64_t next = 8 * static_cast<int64_t>(task.cols);
-  int slot = 0;
-  for (int u = u0; u < u1; u++) {
-    if (depth > 2) arrived<(depth > 2 ? depth - 2 : 0)>();
-    else if (u > u0) arrived<0>();
+  int slot = 0, tile = 0;
+  for (int u = u0; tile < tiles; u++) {
+    if (u == u1 || u0 == u1) {
+      if constexpr (T == 1 && L::k == 256) {
+        float(&sum)[4] = acc[0][0];
+#pragma unroll
+        for (int o = 1; o < 4; o *= 2) sum[0] += __shfl_xor_sync(0xffffffffu, sum[0], o), sum[2] += __shfl_xor_sync(0xffffffffu, sum[2], o);
+      }
+      finish(tile);
+      u = u0 - 1, tile++;
+      continue;
+    }
+    arrived<depth - 2>();
     __syncwarp();
     const int into = slot == 0 ? depth - 1 : slot - 1;
-    fetch(u + depth - 1, into);
-    fetch_x(u + depth - 1, into);
+    if (at_tile < tiles) {
+      fetch(into);
+      fetch_x(ahead, into);
+      advance();
+    }
     commit();
     const uint8_t* unit = ring + slot * stage;
     if constexpr (T == 1 && L::k == 256) {
@@ -400,11 +425,6 @@ __device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, 
     slot = slot == depth - 1 ? 0 : slot + 1;
   }
   arrived<0>();
-  if constexpr (T == 1 && L::k == 256) {
-    float(&sum)[4] = acc[0][0];
-#pragma unroll
-    for (int o = 1; o < 4; o *= 2) sum[0] += __shfl_xor_sync(0xffffffffu, sum[0], o), sum[2] += __shfl_xor_sync(0xffffffffu, sum[2], o);
-  }
 }
 
 // The tiles of a block: of one segment, tile0 …; column: of y, of the segment's row 0.
@@ -462,48 +482,74 @@ __device__ void linear_block(const LinearTask& task) {
   Tiles tiles;
   int my_tile;
   if (gated) {
-    const int pair0 = blockIdx.x * (wr * RT / 2), up = my_wr >= wr / 2;
+    const int pair0 = blockIdx.x * (wr * RT / 2) * task.tiles, up = my_wr >= wr / 2;
     tiles = {up && task.num_segments == 2 ? task.segments[1] : task.segments[0], pair0, 0};
-    my_tile = pair0 + (my_wr - (up ? wr / 2 : 0)) * RT + (up && task.num_segments == 1 ? task.rows / 16 : 0);
+    my_tile = pair0 + (my_wr - (up ? wr / 2 : 0)) * RT * task.tiles + (up && task.num_segments == 1 ? task.rows / 16 : 0);
   } else {
-    tiles = block_tiles(task, blockIdx.x, wr * RT);
-    my_tile = tiles.tile0 + my_wr * RT;
+    tiles = block_tiles(task, blockIdx.x, wr * RT * task.tiles);
+    my_tile = tiles.tile0 + my_wr * RT * task.tiles;
   }
   const int last = (tiles.segment.rows + 15) / 16 - 1;
   const int first = min(my_tile, last);
   const bool two = RT == 2 && my_tile + 1 <= last;
 
   const bool alone = gridDim.y == 1;
-  float* sums = reinterpret_cast<float*>(shared);                        // [wk][tokens][R]
-  float* totals = reinterpret_cast<float*>(shared + 8 * G::warp_bytes);  // [tokens][R], where one block takes all splits
   constexpr int tokens = G::tokens;
   const int apart = tokens * R;
+  const int half = gated ? R / 2 : R, limit = gated ? task.rows : tiles.segment.rows;
+  // [wk][tokens][R]: over the rings once they are done with; beside them, twice, where tiles follow each other.
+  float* sums = reinterpret_cast<float*>(shared + (T <= 8 ? 8 * G::warp_bytes : 0));
+  float* totals = reinterpret_cast<float*>(shared + 8 * G::warp_bytes);  // [tokens][R], where one block takes all splits
   int valid = 0;
-  release();
-  for (int split = alone ? 0 : blockIdx.y; split < (alone ? task.splits : blockIdx.y + 1); split++) {
-    float acc[RT][NT][4] = {};
-    for_storage(tiles.segment.type, [&]<int S>() {
-      using L = Format<S>;
-      const int units = (task.cols + L::k - 1) / L::k, slices = task.splits * wk, slice = split * wk + my_wk;
-      const int64_t tile_bytes = static_cast<int64_t>(units) * L::bytes;
-      stream<S, T>(tiles.segment.data + first * tile_bytes, two ? tile_bytes : 0, units * slice / slices,
-                    units * (slice + 1) / slices, shared + warp * G::warp_bytes, task, token0, acc);
-    });
-    valid = min(tokens, *task.count - token0) * R;
-    if (valid <= 0) return;
-    __syncthreads();
+  float acc[RT][NT][4] = {};
+  const auto leave = [&](float* to_sums) {
 #pragma unroll
     for (int rt = 0; rt < RT; rt++) {
 #pragma unroll
       for (int nt = 0; nt < NT; nt++) {
-        float* to = sums + my_wk * apart + (nt * 8 + 2 * (lane & 3)) * R + (my_wr * RT + rt) * 16 + (lane >> 2);
-        if (T == 1) {
-          if ((lane & 3) == 0) to[0] = acc[rt][nt][0], to[8] = acc[rt][nt][2];
-          continue;
-        }
-        to[0] = acc[rt][nt][0], to[R] = acc[rt][nt][1], to[8] = acc[rt][nt][2], to[R + 8] = acc[rt][nt][3];
+        float* to = to_sums + my_wk * apart + (nt * 8 + 2 * (lane & 3)) * R + (my_wr * RT + rt) * 16 + (lane >> 2);
+        float(&d)[4] = acc[rt][nt];
+        if (T > 1) to[0] = d[0], to[R] = d[1], to[8] = d[2], to[R + 8] = d[3];
+        else if ((lane & 3) == 0) to[0] = d[0], to[8] = d[2];
+        d[0] = d[1] = d[2] = d[3] = 0.0f;
       }
     }
+  };
+  release();
+  if constexpr (T <= 8) {
+    const int block_count = min(task.tiles, (limit + 15) / 16 - tiles.tile0);  // of the first row of warps
+    for_storage(tiles.segment.type, [&]<int S>() {
+      using L = Format<S>;
+      const int units = (task.cols + L::k - 1) / L::k;
+      const int64_t tile_bytes = static_cast<int64_t>(units) * L::bytes;
+      stream<S, T>(tiles.segment.data + first * tile_bytes, tile_bytes, units * my_wk / wk, units * (my_wk + 1) / wk,
+                   block_count, max(1, last + 1 - first), shared + warp * G::warp_bytes, task, token0, acc, [&](int tile) {
+        float* mine = sums + (tile & 1) * wk * apart;
+        leave(mine);
+        __syncthreads();
+        const int rows = min(tokens, *task.count - token0);
+        for (int i = threadIdx.x; i < rows * half; i += 256) {
+          const int token = i / half, row = i % half, local = (tiles.tile0 + row / 16 * task.tiles + tile) * 16 + row % 16;
+          if (local >= limit) continue;
+          const float up = gated ? add_slices(mine + token * R + half + row, wk, apart) : 0.0f;
+          write_y(task, token0 + token, tiles.column + local, add_slices(mine + token * R + row, wk, apart), up);
+        }
+      });
+    });
+    return;
+  }
+  for (int split = alone ? 0 : blockIdx.y; split < (alone ? task.splits : blockIdx.y + 1); split++) {
+    for_storage(tiles.segment.type, [&]<int S>() {
+      using L = Format<S>;
+      const int units = (task.cols + L::k - 1) / L::k, slices = task.splits * wk, slice = split * wk + my_wk;
+      const int64_t tile_bytes = static_cast<int64_t>(units) * L::bytes;
+      stream<S, T>(tiles.segment.data + first * tile_bytes, two ? tile_bytes : 0, units * slice / slices, units * (slice + 1) / slices,
+                   1, 1, shared + warp * G::warp_bytes, task, token0, acc, [](int) {});
+    });
+    valid = min(tokens, *task.count - token0) * R;
+    if (valid <= 0) return;
+    __syncthreads();
+    leave(sums);
     __syncthreads();
     if (alone && task.splits > 1) {
       for (int i = threadIdx.x; i < valid; i += 256) {
@@ -534,7 +580,6 @@ __device__ void linear_block(const LinearTask& task) {
     for (int s = 1; s < static_cast<int>(gridDim.y); s++) total += __ldcg(partial + s * apart + i);
     return total;
   };
-  const int half = gated ? R / 2 : R, limit = gated ? task.rows : tiles.segment.rows;
   for (int i = threadIdx.x; i < valid / R * half; i += 256) {
     const int token = i / half, row = i % half, local = tiles.tile0 * 16 + row;
     if (local >= limit) continue;
@@ -546,18 +591,19 @@ __device__ void linear_block(const LinearTask& task) {
 }  // namespace mr
 
 // One kernel for a number of tokens a pass. grid: (groups of rows, splits or 1, passes); shared memory:
-// 8 × Shape::warp_bytes, and [tokens][R] f32 more where one block takes several splits.
+// 8 × Shape::warp_bytes, and more: up to 8 tokens 2 × [wk][tokens][R] f32; else [tokens][R] f32 where one block takes several
+// splits.
 #define MR_LINEAR(NAME, T, BLOCKS)                                                                                       \
   extern "C" __global__ void __launch_bounds__(256, BLOCKS) NAME(                                                          \
       const mr::bf16* x, int cols, void* y, int y_f32, int y_width, const float* bias, const int* count, int epilogue,     \
-      int activation, int rows, int splits, int wk, float* partial, int* tickets, int num_segments, const uint8_t* d0,     \
+      int activation, int rows, int splits, int wk, int tiles, float* partial, int* tickets, int num_segments, const uint8_t* d0,     \
       int t0, int n0, const uint8_t* d1, int t1, int n1, const uint8_t* d2, int t2, int n2, const uint8_t* d3, int t3,     \
       int n3) {                                                                                                            \
     const mr::LinearTask task{x,          cols, y,                                                                         \
                               y_f32,      y_width, bias,                                                                   \
                               count,      epilogue, activation,                                                            \
                               rows,       {{d0, t0, n0}, {d1, t1, n1}, {d2, t2, n2}, {d3, t3, n3}}, num_segments,          \
-                              splits,     wk, partial,                                                                     \
+                              splits,     wk, tiles, partial,                                                                     \
                               tickets};                                                                                    \
     mr::linear_block<T>(task);                                                                                             \
   }
