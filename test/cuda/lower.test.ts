@@ -53,13 +53,7 @@ describe.each([{ dump: false }, { dump: true }])("keeping every tensor: $dump", 
   test.each(["llama-gqa-llama3rope", "gemma3", "qwen2", "mistral-swa"])("%s", async (name) => {
     const checkpoint = await openTiny(name);
     const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), loweredOps);
-    const { lowered, workspace, weights, tail, step, pools } = planProgram(
-      plan,
-      limits,
-      properties,
-      defaultKernels,
-      dump,
-    );
+    const { lowered, workspace, weights, tail, step, pools } = planProgram(plan, limits, properties, dump);
     workspace.base = 1n << 40n;
     weights.lieAt(2 ** 41);
     pools.fill(1n << 42n);
