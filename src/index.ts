@@ -32,6 +32,8 @@ export interface OpenOptions {
   readonly contextLength?: number;
   /** Number format of the key/value cache; by default f16. */
   readonly kvDtype?: KvDType;
+  /** The same request gives the same bits whatever runs beside it; of the CPUs only those with AMX need telling. */
+  readonly deterministic?: boolean;
   /** Requests (choices) that run at once; more wait. Default 16. */
   readonly maxSequences?: number;
   /** LoRA adapters to load with the model, by the names that generations call them: GGUF files or PEFT folders. */
@@ -122,10 +124,10 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
     progress: (_file: string, done: number, total: number | undefined) => onProgress("download", done, total),
   };
   const { name, path } = await new Store().resolve(model, { signal, report });
-  const { device, threads, contextLength, kvDtype, maxSequences } = options;
+  const { device, threads, contextLength, kvDtype, deterministic, maxSequences } = options;
   const adapters = Object.entries(options.adapters ?? {}).map(([name, path]) => ({ name, path }));
   const { session, engine, sampling } = await openSession({
-    spec: { path, device, threads, contextLength, kvDtype, maxSequences, adapters },
+    spec: { path, device, threads, contextLength, kvDtype, deterministic, maxSequences, adapters },
     carrier: workerCarrier,
     onProgress: onProgress && ((done, total) => onProgress("load", done, total)),
     signal,

@@ -112,4 +112,33 @@ inline void dot_finish(const dot a[], const SubScales& w, const ActBlock& x, vf&
   if constexpr (L::has_min) y = vfma(w.min, vset(x.sum), y);
 }
 
+// Formats that differ only in how the file keeps their scales share a kernel over panels.
+template <class L>
+using Unpacked = BlockLayout<32, L::bits, L::zero, L::has_min, L::scales == Scales::int8 ? Scales::int8 : Scales::f16>;
+
+// The packed bytes of the next panel, which are asked for while the tiles of this one compute: memory and arithmetic
+// work at the same time. The same range of each of `groups` groups, `stride` apart.
+struct Ahead {
+  const uint8_t *at, *end;
+  int64_t stride;
+  int groups, lines;  // lines of each group a step
+  void step() {
+    if (at >= end) return;
+    for (int g = 0; g < groups; g++)
+      for (int i = 0; i < lines; i++) _mm_prefetch(reinterpret_cast<const char*>(at + g * stride + 64 * i), _MM_HINT_T0);
+    at += 64 * lines;
+  }
+};
+
+// Behind the panel of blocks [b, b + step) of V groups from g on: the next slab, or the first of the groups that follow.
+template <class L>
+Ahead ahead_of(const RunArgs& a, int g, int groups, int b, int step, int64_t group_bytes, int lines) {
+  const int blocks = a.w.cols / 32;
+  const bool last = b + step >= blocks;
+  const uint8_t* group = a.w.data + (last ? g + groups : g) * group_bytes;
+  const auto offset = [&](int block) { return int64_t(block / L::subs) * L::bytes * R; };
+  const int from = last ? 0 : b + step, to = from + step < blocks ? from + step : blocks;
+  return {group + offset(from), group + offset(to), group_bytes, groups, lines};
+}
+
 }  // namespace mr

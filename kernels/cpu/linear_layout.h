@@ -95,7 +95,28 @@ struct ActBlock {
 };
 static_assert(sizeof(ActBlock) == 48);
 
-// linear_run's arguments, and its parts in linear_q8.cpp, linear_panel.cpp and linear_float.cpp.
+// The same of 16 tokens, as tile products take them: token after token, 32 values after 32 values inside a tile of tokens.
+struct TileBlock {
+  int8_t codes[16][32];
+  float scale[16], sum[16];
+};
+static_assert(sizeof(TileBlock) == 640);
+
+// Up to this many tokens go straight through the packed codes.
+constexpr int direct_tokens = 4;
+// Whether a call for so many tokens in all uses tile registers, and TileBlocks as its input.
+bool tiles_for(int tokens);
+
+// Whether a call's input is rounded to bf16: tiles of 16 tokens × 32 values, those of the same tokens one after another.
+// With fewer tokens it costs more to widen a block's codes than their exact sums cost.
+constexpr int bf16_tokens = 64;
+inline bool bf16_for(Act kind, int tokens, int cols) {
+  if (cols % 32 != 0 || !tiles_for(tokens)) return false;
+  return kind == Act::f32_or_bf16 || (kind == Act::q8_or_bf16 && tokens >= bf16_tokens);
+}
+
+// linear_run's arguments, and its parts in linear_q8.cpp, linear_panel.cpp, linear_tile.cpp, linear_tile_bf16.cpp and
+// linear_float.cpp.
 struct RunArgs {
   const Weight& w;
   const void* act;
@@ -107,7 +128,9 @@ struct RunArgs {
 };
 void run_q8(const RunArgs& args);
 void run_panels(const RunArgs& args);
+void run_tiles(const RunArgs& args);
+void run_tiles_bf16(const RunArgs& args);
 void run_float(const RunArgs& args);
-extern const int64_t panel_scratch_bytes;
+extern const int64_t panel_scratch_bytes, tile_scratch_bytes, tile_bf16_scratch_bytes;
 
 }  // namespace mr

@@ -31,6 +31,7 @@ inline vi iand(vi a, vi b) { return _mm512_and_si512(a, b); }
 inline vi ior(vi a, vi b) { return _mm512_or_si512(a, b); }
 inline vi ileft(vi a, int n) { return _mm512_slli_epi16(a, unsigned(n)); }
 inline vi iright(vi a, int n) { return _mm512_srli_epi16(a, unsigned(n)); }
+inline vi isub8(vi a, vi b) { return _mm512_sub_epi8(a, b); }
 inline vi iadd32(vi a, vi b) { return _mm512_add_epi32(a, b); }
 inline vf to_vf(vi a) { return _mm512_cvtepi32_ps(a); }
 // R bytes, one a row.
@@ -38,6 +39,12 @@ inline vi iload_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si1
 inline vi iload_s8(const uint8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 inline vi iright32(vi a, int n) { return _mm512_srli_epi32(a, unsigned(n)); }
 inline vi ileft32(vi a, int n) { return _mm512_slli_epi32(a, unsigned(n)); }
+// | R values of 2 bytes | R more | to R pairs of them.
+inline vi ipairs(vi a) {
+  const vi order = _mm512_setr_epi32(0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006, 0x170007,
+                                     0x180008, 0x190009, 0x1a000a, 0x1b000b, 0x1c000c, 0x1d000d, 0x1e000e, 0x1f000f);
+  return _mm512_permutexvar_epi16(order, a);
+}
 
 using dot = __m512i;
 inline dot dot_zero() { return _mm512_setzero_si512(); }
@@ -60,12 +67,17 @@ inline vi iand(vi a, vi b) { return _mm256_and_si256(a, b); }
 inline vi ior(vi a, vi b) { return _mm256_or_si256(a, b); }
 inline vi ileft(vi a, int n) { return _mm256_slli_epi16(a, n); }
 inline vi iright(vi a, int n) { return _mm256_srli_epi16(a, n); }
+inline vi isub8(vi a, vi b) { return _mm256_sub_epi8(a, b); }
 inline vi iadd32(vi a, vi b) { return _mm256_add_epi32(a, b); }
 inline vf to_vf(vi a) { return _mm256_cvtepi32_ps(a); }
 inline vi iload_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
 inline vi iload_s8(const uint8_t* p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
 inline vi iright32(vi a, int n) { return _mm256_srli_epi32(a, n); }
 inline vi ileft32(vi a, int n) { return _mm256_slli_epi32(a, n); }
+inline vi ipairs(vi a) {
+  const __m128i first = _mm256_castsi256_si128(a), second = _mm256_extracti128_si256(a, 1);
+  return _mm256_set_m128i(_mm_unpackhi_epi16(first, second), _mm_unpacklo_epi16(first, second));
+}
 
 using dot = __m256i;
 inline dot dot_zero() { return _mm256_setzero_si256(); }

@@ -36,6 +36,7 @@ export interface DeviceFlags {
   /** Tokens. */
   readonly ctx?: number;
   readonly kvDtype?: KvDType;
+  readonly deterministic?: boolean;
 }
 
 export function addDeviceFlags(command: Command): Command {
@@ -49,6 +50,10 @@ export function addDeviceFlags(command: Command): Command {
     .option("--ctx <tokens>", "context length (default: the model's, or what fits in memory)", wholeNumber(1))
     .addOption(
       new Option("--kv-dtype <type>", "number format of the KV cache (default: f16)").choices(["f16", "bf16", "f32"]),
+    )
+    .option(
+      "--deterministic",
+      "the same request gives the same bits whatever runs beside it (on a CPU only those with AMX need telling)",
     );
 }
 

@@ -42,6 +42,7 @@ export async function openModel(
     kvDtype,
     maxSequences: flags.sequences,
     contextLength: flags.ctx,
+    deterministic: flags.deterministic,
     adapters: flags.adapters,
   };
   const { session, engine, sampling } = await openSession({ carrier: workerCarrier, spec });

@@ -17,7 +17,7 @@ export interface DeviceInfo {
   readonly ownMemory?: boolean;
   /** Tokens a page, preferred by the device's attention kernels. */
   readonly pageTokens: number;
-  /** The same request gives the same bits whatever runs beside it (DESIGN section 4). */
+  /** The same request gives the same bits whatever runs beside it, also without Limits.deterministic. */
   readonly rowInvariant: boolean;
   /** Names of the ops that compile() takes; fusion passes ask. */
   readonly ops: ReadonlySet<string>;
@@ -41,6 +41,7 @@ export interface Limits {
   readonly threads: number;
   /** Steps that may be in flight at once: 1, 2 or 3. */
   readonly depth: number;
+  /** Asks for row invariance of devices whose fastest arithmetic has none. */
   readonly deterministic: boolean;
   /** LoRA adapters that may be loaded at once. */
   readonly adapterSlots: number;
