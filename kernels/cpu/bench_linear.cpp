@@ -448,7 +448,7 @@ void speed(const char* only, int threads, int cols, bool exact) {
   std::printf("%d threads, %d columns, %s, prefetched read %.1f GB/s\n", threads, cols, exact ? "exact" : "rounded",
               read_bandwidth(threads) / 1e9);
 #if defined(__AMX_INT8__)
-  if (tiles_for(16))
+  if (have_tiles())
     std::printf("tiles: %.0f GOP/s of bytes, %.0f of bf16\n", tile_rate<false>(threads) / 1e9, tile_rate<true>(threads) / 1e9);
 #endif
   std::printf("%-5s | GB/s of weights at n = 1      2      4      8     16 | from cache 1 | GOP/s n = 4     16     64    512\n", "");

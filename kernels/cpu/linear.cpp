@@ -6,15 +6,14 @@ namespace mr {
 
 int64_t linear_scratch_bytes(int32_t max_cols) {
   (void)max_cols;  // panels are slabs of k
-  return std::max({panel_scratch_bytes, tile_scratch_bytes, tile_bf16_scratch_bytes});
+  return std::max(panel_scratch_bytes, tile_scratch_bytes);
 }
 
 void linear_run(const Weight& w, const void* act, int32_t tokens, int32_t t0, int32_t t1, int32_t g0, int32_t g1,
                 float* y, int64_t ldy, const Epilogue& epilogue, void* scratch) {
   const RunArgs args{w, act, t0, t1, g0, g1, y, ldy, epilogue, scratch};
-  if (bf16_for(w.act, tokens, w.cols)) return run_tiles_bf16(args);
+  if (bf16_for(w.act, tokens, w.cols)) return run_tiles(args);
   if (float_bytes(w.type)) return run_float(args);
-  if (tiles_for(tokens)) return run_tiles(args);
   run_q8(args);
 }
 

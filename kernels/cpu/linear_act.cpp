@@ -1,4 +1,4 @@
-// Owns: what the weights' kinds want of their input: int8 with a scale for 32 values (in TileBlocks where tiles read them),
+// Owns: what the weights' kinds want of their input: int8 with a scale for 32 values,
 // bf16 in tiles, or f32 as it is.
 #include <algorithm>
 #include <cstring>
@@ -68,10 +68,8 @@ Act linear_act(Storage type, bool exact) {
 }
 
 int64_t linear_act_bytes(Act kind, int32_t tokens, int32_t cols) {
-  const int64_t tiles = tiles_for(tokens) ? (tokens + 15) / 16 : 0;
-  const int64_t bf16_bytes = bf16_for(kind, tokens, cols) ? tiles * cols * 32 : 0;
-  if (!is_q8(kind)) return std::max(int64_t(tokens) * cols * 4, bf16_bytes);
-  return std::max(cols / 32 * std::max(tokens * int64_t(sizeof(ActBlock)), tiles * int64_t(sizeof(TileBlock))), bf16_bytes);
+  const int64_t plain = tokens * (is_q8(kind) ? cols / 32 * int64_t(sizeof(ActBlock)) : cols * int64_t(4));
+  return bf16_for(kind, tokens, cols) ? std::max(plain, int64_t(tokens + 15) / 16 * cols * 32) : plain;
 }
 
 int linear_token_group() { return 1; }
@@ -79,24 +77,14 @@ int linear_token_group() { return 1; }
 void linear_prepare(Act kind, const float* x, int64_t ldx, int32_t tokens, int32_t cols, int32_t t0, int32_t t1,
                     void* act) {
   const int blocks = cols / 32;
-  const bool rounded = bf16_for(kind, tokens, cols), tiles = tiles_for(tokens);
+  const bool rounded = bf16_for(kind, tokens, cols);
   for (int64_t t = t0; t < t1; t++) {
     const float* from = x + t * ldx;
-    const int64_t tile = t / 16 * blocks;
-    const int i = int(t % 16);
     if (rounded) {
-      bf16* to = static_cast<bf16*>(act) + tile * 512 + i * 32;
+      bf16* to = static_cast<bf16*>(act) + t / 16 * blocks * 512 + t % 16 * 32;
       for (int b = 0; b < blocks; b++) round_bf16(from + 32 * b, to + 512 * b);
     } else if (!is_q8(kind)) {
       std::memcpy(static_cast<float*>(act) + t * cols, from, size_t(cols) * 4);
-    } else if (tiles) {
-      TileBlock* to = static_cast<TileBlock*>(act) + tile;
-      for (int b = 0; b < blocks; b++, to++) {
-        ActBlock one;
-        quantize(from + 32 * b, one);
-        std::memcpy(to->codes[i], one.codes, 32);
-        to->scale[i] = one.scale, to->sum[i] = one.sum;
-      }
     } else {
       ActBlock* to = static_cast<ActBlock*>(act) + t * blocks;
       for (int b = 0; b < blocks; b++) quantize(from + 32 * b, to[b]);

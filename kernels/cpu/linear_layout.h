@@ -95,27 +95,20 @@ struct ActBlock {
 };
 static_assert(sizeof(ActBlock) == 48);
 
-// The same of 16 tokens, as tile products take them: token after token, 32 values after 32 values inside a tile of tokens.
-struct TileBlock {
-  int8_t codes[16][32];
-  float scale[16], sum[16];
-};
-static_assert(sizeof(TileBlock) == 640);
-
-// Up to this many tokens go straight through the packed codes.
+// Up to this many tokens go straight through the packed weights.
 constexpr int direct_tokens = 4;
-// Whether a call for so many tokens in all uses tile registers, and TileBlocks as its input.
-bool tiles_for(int tokens);
+// Whether this build and this process have tile registers (AMX).
+bool have_tiles();
 
 // Whether a call's input is rounded to bf16: tiles of 16 tokens × 32 values, those of the same tokens one after another.
 // With fewer tokens it costs more to widen a block's codes than their exact sums cost.
 constexpr int bf16_tokens = 64;
 inline bool bf16_for(Act kind, int tokens, int cols) {
-  if (cols % 32 != 0 || !tiles_for(tokens)) return false;
-  return kind == Act::f32_or_bf16 || (kind == Act::q8_or_bf16 && tokens >= bf16_tokens);
+  const bool enough = kind == Act::f32_or_bf16 ? tokens > direct_tokens : kind == Act::q8_or_bf16 && tokens >= bf16_tokens;
+  return enough && cols % 32 == 0 && have_tiles();
 }
 
-// linear_run's arguments, and its parts in linear_q8.cpp, linear_panel.cpp, linear_tile.cpp, linear_tile_bf16.cpp and
+// linear_run's arguments, and its parts in linear_q8.cpp, linear_panel.cpp, linear_tile.cpp and
 // linear_float.cpp.
 struct RunArgs {
   const Weight& w;
@@ -129,8 +122,7 @@ struct RunArgs {
 void run_q8(const RunArgs& args);
 void run_panels(const RunArgs& args);
 void run_tiles(const RunArgs& args);
-void run_tiles_bf16(const RunArgs& args);
 void run_float(const RunArgs& args);
-extern const int64_t panel_scratch_bytes, tile_scratch_bytes, tile_bf16_scratch_bytes;
+extern const int64_t panel_scratch_bytes, tile_scratch_bytes;
 
 }  // namespace mr

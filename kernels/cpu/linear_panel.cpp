@@ -139,7 +139,7 @@ void panel_run(const RunArgs& a, int t0, int t1, int g) {
   for (int b = 0; b < blocks; b += step) {
     const int count = std::min(step, blocks - b);
     expand<L, V>(a.w.data + g * group_bytes, group_bytes, b, b + count, panel);
-    Ahead next = ahead_of<L>(a, g, V, b, step, group_bytes, 2);
+    Ahead next = ahead_of<L>(a, g, V, b, step, group_bytes);
     const ActBlock* x = static_cast<const ActBlock*>(a.act) + b;
     int t = t0;
     const auto tiles = [&]<int T>() {

@@ -31,7 +31,6 @@ inline vi iand(vi a, vi b) { return _mm512_and_si512(a, b); }
 inline vi ior(vi a, vi b) { return _mm512_or_si512(a, b); }
 inline vi ileft(vi a, int n) { return _mm512_slli_epi16(a, unsigned(n)); }
 inline vi iright(vi a, int n) { return _mm512_srli_epi16(a, unsigned(n)); }
-inline vi isub8(vi a, vi b) { return _mm512_sub_epi8(a, b); }
 inline vi iadd32(vi a, vi b) { return _mm512_add_epi32(a, b); }
 inline vf to_vf(vi a) { return _mm512_cvtepi32_ps(a); }
 // R bytes, one a row.
@@ -52,9 +51,13 @@ inline dot dot_zero() { return _mm512_setzero_si512(); }
 inline dot dot_centre(int32_t sums, int zero) { return iset32(-sums * zero); }
 inline dot dot_step(dot acc, vi codes, vi x) { return _mm512_dpbusd_epi32(acc, codes, x); }
 inline vi dot_end(dot acc) { return acc; }
-// Times an int8 a row, as scale_int8 prepares them.
-inline vi scale_int8(const uint8_t* p) { return iload_s8(p); }
-inline vi dot_end(dot acc, vi scale) { return _mm512_mullo_epi32(acc, scale); }
+vi dot_nibbles(const dot sums[2]);  // nobody's here: split_bytes is false
+// Sums of 16 values of 6 bits times an int8 a row, both halves, as scale_int8 prepares the latter: below 2^24 in size,
+// so exact in f32 too, where multiplying is cheaper.
+inline vi scale_int8(const uint8_t* p) { return _mm512_castps_si512(to_vf(iload_s8(p))); }
+inline vf dot_halves(const dot sums[2], const vi scales[2]) {
+  return vfma(to_vf(sums[1]), _mm512_castsi512_ps(scales[1]), vmul(to_vf(sums[0]), _mm512_castsi512_ps(scales[0])));
+}
 
 #else
 
@@ -67,7 +70,6 @@ inline vi iand(vi a, vi b) { return _mm256_and_si256(a, b); }
 inline vi ior(vi a, vi b) { return _mm256_or_si256(a, b); }
 inline vi ileft(vi a, int n) { return _mm256_slli_epi16(a, n); }
 inline vi iright(vi a, int n) { return _mm256_srli_epi16(a, n); }
-inline vi isub8(vi a, vi b) { return _mm256_sub_epi8(a, b); }
 inline vi iadd32(vi a, vi b) { return _mm256_add_epi32(a, b); }
 inline vf to_vf(vi a) { return _mm256_cvtepi32_ps(a); }
 inline vi iload_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
@@ -95,6 +97,11 @@ inline vi scale_int8(const uint8_t* p) {
   return ior(_mm256_slli_epi32(s, 16), iand(s, iset32(0xffff)));
 }
 inline vi dot_end(dot acc, vi scale) { return _mm256_madd_epi16(acc, scale); }
+// Of 8-bit codes: the sums over their low and their high nibbles.
+inline vi dot_nibbles(const dot sums[2]) { return iadd32(dot_end(sums[0]), dot_end(sums[1], iset32(16 << 16 | 16))); }
+inline vf dot_halves(const dot sums[2], const vi scales[2]) {
+  return to_vf(iadd32(dot_end(sums[0], scales[0]), dot_end(sums[1], scales[1])));
+}
 
 #endif
 
