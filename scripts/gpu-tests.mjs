@@ -16,6 +16,7 @@ const files = [
       .map((name) => join(root, "test", folder, name)),
   ),
   join(root, "test", "model", "golden.test.ts"),
+  join(root, "test", "model", "real.test.ts"),
 ];
 
 const entry = [

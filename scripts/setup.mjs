@@ -128,3 +128,16 @@ export function ensureNative({ all = false } = {}) {
   writeFileSync(stampFile, [stamp, ...made.map((path) => relative(root, path))].join("\n"));
   return "built";
 }
+
+/**
+ * Kernels for NVIDIA GPUs, where nvcc is: "built", "none" where there is no nvcc, or "failed"; the builder has said why.
+ * fast: for Hopper alone.
+ */
+export function ensureCuda({ fast = false } = {}) {
+  const builder = join(root, "scripts", "build-cuda.mjs");
+  const nvcc = [process.env.NVCC, "nvcc", "/usr/local/cuda/bin/nvcc"].filter(Boolean);
+  if (!nvcc.some((command) => spawnSync(command, ["--version"], { stdio: "ignore" }).status === 0)) return "none";
+  const args = [builder, ...(fast ? ["--fast"] : [])];
+  const done = spawnSync(process.execPath, args, { cwd: root, stdio: ["ignore", 2, 2] });
+  return done.status === 0 ? "built" : "failed";
+}

@@ -2,7 +2,7 @@
 // the terminal and the exit code are the command's own. With no ARGS: the default model answers a first prompt.
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { ensureDist, ensureModules, ensureNative, requireNode, root, say } from "./setup.mjs";
+import { ensureCuda, ensureDist, ensureModules, ensureNative, requireNode, root, say } from "./setup.mjs";
 
 requireNode();
 ensureModules();
@@ -15,6 +15,9 @@ if (ensureNative() === "none") {
     "No native kernels (a C++ compiler such as g++ or clang++ makes them): using the reference device, which is slow.",
   );
 }
+
+// Kernels for a GPU take a while to compile: only where one is asked for.
+if (process.argv.some((arg) => /^(--device=)?cuda(:\d+)?$/.test(arg))) ensureCuda();
 
 /** A small model answers this well enough, drawn a little below its own temperature. */
 const first = ["--temperature", "0.2", "--top-p", "0.9", "--repetition-penalty", "1.1", "--max-tokens", "200"];

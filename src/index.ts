@@ -9,8 +9,9 @@ import type { SamplingDefaults } from "./session/defaults.js";
 import { Generation } from "./session/generation.js";
 import { randomSeed, seedBits } from "./session/sampling.js";
 import type { Session } from "./session/session.js";
-import type { ChatJob, ChatMessage, Tool } from "./session/types.js";
-import { Store } from "./store/store.js";
+import type { ChatJob, ChatMessage, OutputFormat, Thinking, Tool, ToolChoice } from "./session/types.js";
+import { type PackageSettings, packageAdapters, settingsOf, withPackageMessages } from "./store/apply.js";
+import { type Package, Store } from "./store/store.js";
 
 export { FormatError, UserError } from "./base/errors.js";
 export type { FinishReason, ModelLimits, Timings, TokenLogprobs } from "./engine/types.js";
@@ -21,7 +22,16 @@ export {
   type GenerationResult,
   type Part,
 } from "./session/generation.js";
-export type { ChatMessage, DeltaToken, TextPart, Tool, ToolCall } from "./session/types.js";
+export type {
+  ChatMessage,
+  DeltaToken,
+  OutputFormat,
+  TextPart,
+  Thinking,
+  Tool,
+  ToolCall,
+  ToolChoice,
+} from "./session/types.js";
 
 export interface OpenOptions {
   /** auto: native kernels where they are built, else the reference device (plain TypeScript, slow). Default auto. */
@@ -81,11 +91,14 @@ export interface GenerateOptions {
   readonly n?: number;
   /** Each token comes with its log-probability and this many of the most likely ones'. */
   readonly logprobs?: number;
+  /** What the answer's text must be: it can end only where it is (or by length). A JSON Schema, a pattern, a choice, a
+   *  grammar. */
+  readonly format?: OutputFormat;
   /** Lower runs first. */
   readonly priority?: number;
   /** Prompts of different salts share no cache. */
   readonly cacheSalt?: string;
-  /** One of the model's adapters; by default none. */
+  /** One of the model's adapters; by default its package's, or none. */
   readonly adapter?: string;
   /** Aborting ends the generation and makes reading it throw the signal's reason. */
   readonly signal?: AbortSignal;
@@ -97,8 +110,14 @@ export interface PromptOptions extends GenerateOptions {
 }
 
 export interface ChatOptions extends GenerateOptions {
-  /** Rendered into the prompt by templates that know tools; calls come as text. */
+  /** Functions that the model may call: `toolCalls` of the result, whose arguments always fit their schema. */
   readonly tools?: readonly Tool[];
+  /** auto (default): the model decides; required: at least one call; none; { name }: a call of this tool. */
+  readonly toolChoice?: ToolChoice;
+  /** More than one call an answer, where the model can. Default true. */
+  readonly parallelToolCalls?: boolean;
+  /** Reasoning before the answer, for models that can: on, off, or how much. By default as the model's template has it. */
+  readonly think?: Thinking;
   /** Further variables of the model's chat template, such as enable_thinking. */
   readonly templateVariables?: Readonly<Record<string, unknown>>;
 }
@@ -123,16 +142,28 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
   const report = onProgress && {
     progress: (_file: string, done: number, total: number | undefined) => onProgress("download", done, total),
   };
-  const { name, path } = await new Store().resolve(model, { signal, report });
-  const { device, threads, contextLength, kvDtype, deterministic, maxSequences } = options;
+  const { name, path, package: own } = await new Store().resolve(model, { signal, report });
+  const settings = settingsOf(own?.parameters ?? {});
+  const { device, kvDtype, deterministic, maxSequences } = options;
+  const { threads = settings.threads, contextLength = settings.contextLength } = options;
   const adapters = Object.entries(options.adapters ?? {}).map(([name, path]) => ({ name, path }));
+  const ofPackage = packageAdapters(own);
   const { session, engine, sampling } = await openSession({
-    spec: { path, device, threads, contextLength, kvDtype, deterministic, maxSequences, adapters },
+    spec: {
+      ...{ path, device, threads, contextLength, kvDtype, deterministic, maxSequences },
+      adapters: [...adapters, ...ofPackage],
+    },
     carrier: workerCarrier,
+    template: own?.template,
     onProgress: onProgress && ((done, total) => onProgress("load", done, total)),
     signal,
   });
-  return new Model(name, session, sampling, () => engine.close());
+  const wanted = { ...sampling, ...settings.sampling };
+  return new Model(name, session, wanted, () => engine.close(), {
+    settings,
+    package: own,
+    adapter: ofPackage[0]?.name,
+  });
 }
 
 /** A loaded model. Any number of generations may run side by side. */
@@ -142,9 +173,10 @@ export class Model {
     /** As it was asked for, or the file's name. */
     readonly name: string,
     private readonly session: Session,
-    /** What is used where a generation does not say: the model's generation_config, or millrace's own values. */
+    /** What is used where a generation does not say: its package's parameters, the model's generation_config, or millrace's own values. */
     readonly sampling: SamplingDefaults,
     private readonly shutDown: () => Promise<void>,
+    private readonly own: { readonly settings: PackageSettings; readonly package?: Package; readonly adapter?: string },
   ) {}
 
   /** Context length, vocabulary, device and memory, in tokens and bytes. */
@@ -177,8 +209,9 @@ export class Model {
   chat(messages: string | readonly ChatMessage[], options: ChatOptions = {}): Generation {
     const conversation: readonly ChatMessage[] =
       typeof messages === "string" ? [{ role: "user", content: messages }] : messages;
-    const { tools, templateVariables } = options;
-    return this.run({ messages: conversation, tools, templateVariables }, options);
+    const { tools, toolChoice, parallelToolCalls, think, templateVariables } = options;
+    const asked = { tools, toolChoice, parallelToolCalls, think, templateVariables };
+    return this.run({ messages: withPackageMessages(this.own.package, conversation), ...asked }, options);
   }
 
   /** Text to token ids. bos: begin with the model's first token; special: spelled-out special tokens become those. */
@@ -208,26 +241,29 @@ export class Model {
         ...this.sampling,
         ...definedOf(options, ["temperature", "topK", "topP", "minP"]),
         ...definedOf(options, ["repetitionPenalty", "frequencyPenalty", "presencePenalty"]),
-        seed: options.seed === undefined ? randomSeed() : seedBits(options.seed),
+        seed: seedOf(options.seed ?? this.own.settings.seed),
         logitBias: Object.entries(options.logitBias ?? {}).map(([id, bias]) => [Number(id), bias] as const),
       },
-      maxTokens: options.maxTokens,
+      maxTokens: options.maxTokens ?? this.own.settings.maxTokens,
       minTokens: options.minTokens ?? 0,
-      stop: options.stop === undefined ? [] : [options.stop].flat(),
+      stop: [options.stop ?? this.own.settings.stop].flat(),
       stopIds: options.stopIds ?? [],
       includeStop: options.includeStop ?? false,
       ignoreEos: options.ignoreEos ?? false,
       skipSpecialTokens: options.skipSpecialTokens,
       logprobs: options.logprobs,
+      format: options.format,
       priority: options.priority ?? 0,
       cacheSalt: options.cacheSalt,
-      adapter: options.adapter,
+      adapter: options.adapter ?? this.own.adapter,
     };
     checkOptions(job);
     const prepared = this.session.prepare(job);
     return new Generation((signal) => this.session.deltas(prepared, signal), options.signal);
   }
 }
+
+const seedOf = (seed: number | bigint | undefined) => (seed === undefined ? randomSeed() : seedBits(seed));
 
 function definedOf<T, K extends keyof T>(options: T, names: readonly K[]): Partial<Pick<T, K>> {
   const defined: Partial<Pick<T, K>> = {};

@@ -7,6 +7,7 @@
 
 #include "program.h"
 #include "quantize.h"
+#include "roof.h"
 
 using namespace mr;
 
@@ -217,3 +218,7 @@ void mr_read_workspace(void* program, double offset, float* out, double count) n
 int mr_quantize(int from, const uint8_t* source, double values, int to, uint8_t* out, int threads) noexcept {
   return quantize(Storage(from), source, int64_t(values), Storage(to), out, threads) ? 0 : 1;
 }
+
+double mr_roof_read(int threads) noexcept { return roof_read(threads); }
+double mr_roof_int8(int threads) noexcept { return roof_int8(threads); }
+double mr_roof_f32(int threads) noexcept { return roof_f32(threads); }

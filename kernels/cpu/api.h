@@ -62,5 +62,15 @@ MR_API void mr_write_pages(void* program, int group, const int32_t* ids, int cou
 // floats of the workspace, from a byte offset on.
 MR_API void mr_read_workspace(void* program, double offset, float* out, double count) noexcept;
 
+// What the machine can do at most, on so many threads: bytes read a second, int8 and f32 operations a second. Takes about
+// half a second.
+MR_API double mr_roof_read(int threads) noexcept;
+MR_API double mr_roof_int8(int threads) noexcept;
+MR_API double mr_roof_f32(int threads) noexcept;
+
+// Attention with every score in memory, for comparison; see naive_attention.cpp. Returns the bytes of scores.
+MR_API double mr_naive_attention(const float* q, const float* k, const float* v, float* out, int n, int heads,
+                                 int kv_heads, int dim, int threads) noexcept;
+
 // Quantises `values` values of a float type to another's blocks; needs no program. 0: done. 1: one of them is not finite.
 MR_API int mr_quantize(int from, const uint8_t* source, double values, int to, uint8_t* out, int threads) noexcept;

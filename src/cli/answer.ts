@@ -17,7 +17,7 @@ export interface Answer {
 export async function answer(
   session: Session,
   job: ChatJob,
-  options: { onText?: (text: string) => void; signal?: AbortSignal },
+  options: { onText?: (text: string) => void; onReasoning?: (text: string) => void; signal?: AbortSignal },
 ): Promise<Answer> {
   const start = performance.now();
   let first: number | null = null;
@@ -36,6 +36,7 @@ export async function answer(
       text += delta.text;
       options.onText?.(delta.text);
     }
+    if (delta.type === "reasoning") options.onReasoning?.(delta.text);
     if (delta.type !== "finish") continue;
     if (delta.reason === "error") {
       throw new UserError(delta.error?.message ?? "the engine failed without saying why", delta.error);

@@ -1,5 +1,5 @@
 // Owns: `millrace bench latency` and `millrace bench throughput`.
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import { UserError } from "../base/errors.js";
 import type { RandomModel } from "../model/random.js";
 import { addDeviceFlags, type DeviceFlags, wholeNumber } from "./flags.js";
@@ -7,8 +7,10 @@ import { machine } from "./machine.js";
 import { latencyRun, medians, throughputRun } from "./measure.js";
 import { modelArgument } from "./model.js";
 import { openModel } from "./open.js";
+import type { OpRow } from "./ops.js";
 import { addShapeFlags, randomModel, type ShapeFlags } from "./shape.js";
-import { table } from "./table.js";
+import { formatBytes, table } from "./table.js";
+import type { TechniqueRow } from "./techniques.js";
 
 interface BenchFlags extends DeviceFlags, ShapeFlags {
   readonly model?: string;
@@ -94,11 +96,82 @@ function throughput(): Command {
     });
 }
 
+function techniques(): Command {
+  return new Command("techniques")
+    .description(
+      "What each technique is worth on this machine, beside the way it replaces: real runs of models of random weights. " +
+        "docs/TECHNIQUES.md explains each row. Takes a minute or two.",
+    )
+    .addOption(new Option("--device <name>", "device to measure").choices(["auto", "cpu"]).default("auto"))
+    .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
+    .option("--json", "print JSON")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  millrace bench techniques\n  millrace bench techniques --json > techniques.json",
+    )
+    .action(async ({ json, ...options }: { device: string; threads?: number; json?: boolean }) => {
+      const { Techniques } = await import("./techniques.js");
+      const rows: TechniqueRow[] = [];
+      for (const [name, measure] of new Techniques(options).all) {
+        process.stderr.write(`measuring: ${name}\n`);
+        rows.push(...(await measure()));
+      }
+      if (json) console.log(JSON.stringify({ rows, machine: machine() }));
+      else console.log(table(rows.map(techniqueLine)));
+    });
+}
+
+function ops(): Command {
+  return new Command("ops")
+    .description(
+      "Each kernel of the CPU device alone, beside the machine's limits measured in the same run: memory read with prefetch, " +
+        "products of 8-bit integers, f32 multiply-adds.",
+    )
+    .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
+    .option("--json", "print JSON")
+    .addHelpText("after", "\nExamples:\n  millrace bench ops\n  millrace bench ops --threads 1 --json")
+    .action(async ({ json, threads }: { threads?: number; json?: boolean }) => {
+      const { measureRoofs, Ops } = await import("./ops.js");
+      const roofs = measureRoofs(threads);
+      if (!json) {
+        const { readBytes, int8, f32 } = roofs;
+        console.log(`limits: ${giga(readBytes)} GB/s read, ${giga(int8)} GOP/s of int8, ${giga(f32)} GFLOP/s of f32`);
+      }
+      const rows: OpRow[] = [];
+      for await (const row of new Ops(roofs, { threads }).rows()) rows.push(row);
+      if (json) console.log(JSON.stringify({ roofs, rows, machine: machine() }));
+      else console.log(table(rows.map(opLine)));
+    });
+}
+
+const giga = (value: number) => (value / 1e9).toFixed(1);
+
+function opLine({ op, what, tokens, ms, bound, rate, share }: OpRow): (string | number)[] {
+  const unit = { readBytes: "GB/s", int8: "GOP/s", f32: "GFLOP/s" }[bound];
+  return [
+    op,
+    tokens,
+    Number(ms.toPrecision(3)),
+    "ms",
+    Number((rate / 1e9).toPrecision(3)),
+    unit,
+    `${(100 * share).toFixed(0)} %`,
+    what,
+  ];
+}
+
+function techniqueLine({ technique, variant, what, value, unit, bytes }: TechniqueRow): (string | number)[] {
+  const memory = bytes === undefined ? "" : formatBytes(bytes);
+  return [technique, variant, Number(value.toPrecision(3)), unit, memory, what];
+}
+
 export function command(): Command {
   return new Command("bench")
     .description("Measure latency or throughput with random tokens. Medians; --json keeps every run.")
     .addCommand(latency())
     .addCommand(throughput())
+    .addCommand(ops())
+    .addCommand(techniques())
     .addHelpText(
       "after",
       `

@@ -3,17 +3,12 @@
 // Ctrl-C is a signal while the model speaks.
 import { createInterface } from "node:readline";
 import { UserError } from "../base/errors.js";
-import type { Session } from "../session/session.js";
-import type { ChatJob, ChatMessage } from "../session/types.js";
 import { answer, stoppable } from "./answer.js";
-import { figuresLine } from "./figures.js";
+import { type ChatSetup, Conversation } from "./conversation.js";
+import { figuresBlock, figuresLine } from "./figures.js";
+import { answerView } from "./wrap.js";
 
 const say = (text: string) => process.stderr.write(`${text}\n`);
-
-const help = `Write a message and press Enter. For several lines begin with """ and end with """.
-  /clear   forget what was said
-  /bye     leave (so does Ctrl-D)
-Ctrl-C stops an answer; twice at the prompt it leaves.`;
 
 type Line =
   | { readonly kind: "line"; readonly text: string }
@@ -67,14 +62,9 @@ async function readMessage(history: string[]): Promise<Line> {
   return { kind: "line", text: text.slice(0, -3).trim() };
 }
 
-/** job: what every message is asked with, less the messages. Where the model has no chat template a line is continued. */
-export async function chat(
-  session: Session,
-  job: Omit<ChatJob, "messages" | "prompt">,
-  options: { system?: string; raw: boolean },
-): Promise<void> {
-  const opening: ChatMessage[] = options.system === undefined ? [] : [{ role: "system", content: options.system }];
-  let messages = opening;
+/** Until the person leaves; the conversation's last model is still open then. */
+export async function chat(setup: ChatSetup): Promise<Conversation> {
+  const conversation = new Conversation(setup);
   const history: string[] = [];
   let interrupted = false;
   // While a line is read the terminal gives Ctrl-C as a character; one that npm passes on as a signal is the same press.
@@ -82,7 +72,7 @@ export async function chat(
   process.on("SIGINT", ignore);
   say('Chat: /? shows what can be typed here, """ begins a message of several lines, Ctrl-D leaves.');
   for (;;) {
-    const message = await readMessage(history);
+    const message = await readMessage(conversation.keepsHistory ? history : []);
     if (message.kind === "end") break;
     if (message.kind === "interrupt") {
       if (interrupted) break;
@@ -94,34 +84,35 @@ export async function chat(
     const text = message.text.trim();
     if (text === "") continue;
     if (text === "/bye" || text === "/exit" || text === "/quit") break;
-    if (text === "/clear") {
-      messages = opening;
-      say("Forgotten.");
-    } else if (text.startsWith("/")) say(text === "/?" || text === "/help" ? help : `There is no ${text}.\n${help}`);
-    else messages = await reply(session, job, messages, text, options.raw);
+    try {
+      if (!isCommand(text)) await reply(conversation, text);
+      else {
+        const said = await conversation.command(text);
+        if (said !== null) say(said);
+      }
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      say(`${error.message}${error.code === "context_length_exceeded" ? " /clear begins anew." : ""}`);
+    }
   }
   process.off("SIGINT", ignore);
+  return conversation;
 }
 
-/** Answers, and returns the conversation with what was said; an answer that failed leaves it as it was. */
-async function reply(
-  session: Session,
-  job: Omit<ChatJob, "messages" | "prompt">,
-  messages: readonly ChatMessage[],
-  text: string,
-  raw: boolean,
-): Promise<ChatMessage[]> {
-  const asked: ChatMessage[] = [...messages, { role: "user", content: text }];
-  const input = raw ? { prompt: text } : { messages: asked };
-  const onText = (piece: string) => process.stdout.write(piece);
+/** A path at the beginning of a message is no command. */
+const isCommand = (text: string) => /^\/[a-z?]*(\s|$)/.test(text);
+
+/** An answer that failed leaves the conversation as it was. */
+async function reply(conversation: Conversation, text: string): Promise<void> {
+  const { model, wordWrap, hideThinking, verbose } = conversation;
+  const view = answerView(process.stdout, { wordWrap, hideThinking });
   try {
-    const said = await stoppable((signal) => answer(session, { ...job, ...input }, { onText, signal }));
-    process.stdout.write("\n");
-    say(`[${figuresLine(said.figures)}]`);
-    return raw ? [...messages] : [...asked, { role: "assistant", content: said.text }];
+    const said = await stoppable((signal) => answer(model.session, conversation.ask(text), { ...view, signal }));
+    view.end();
+    say(verbose ? figuresBlock(said.figures, model.loadMs) : `[${figuresLine(said.figures)}]`);
+    conversation.keep(text, said.text);
   } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-    say(`${error.message}${error.code === "context_length_exceeded" ? " /clear begins anew." : ""}`);
-    return [...messages];
+    view.end();
+    throw error;
   }
 }

@@ -40,3 +40,18 @@ export function figuresLine(figures: Figures): string {
     `time to first token ${figures.ttftMs.toFixed(0)} ms`,
   ].join(" · ");
 }
+
+/** Everything, one figure a line. */
+export function figuresBlock(figures: Figures, loadMs: number): string {
+  const { promptTokens, cachedTokens, generatedTokens, ttftMs } = figures;
+  const speed = (value: number | null) => (value === null ? "none" : `${value.toFixed(2)} tokens/s`);
+  const rows: [string, string][] = [
+    ["load duration:", `${loadMs.toFixed(0)} ms`],
+    ["time to first token:", `${ttftMs.toFixed(0)} ms`],
+    ["prompt eval count:", `${promptTokens} tokens, ${cachedTokens} of them cached`],
+    ["prompt eval rate:", speed(figures.promptTokensPerSecond)],
+    ["eval count:", `${generatedTokens} tokens`],
+    ["eval rate:", speed(figures.generationTokensPerSecond)],
+  ];
+  return rows.map(([name, value]) => `${name.padEnd(22)}${value}`).join("\n");
+}

@@ -1,6 +1,7 @@
 // Owns: flags that several commands share, with their checks: which device and how much of it, and how tokens are drawn.
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { KvDType } from "../device/device.js";
+import { deviceNames, isDeviceName } from "../device/open.js";
 import type { SamplingParams } from "../engine/types.js";
 import type { SamplingDefaults } from "../session/defaults.js";
 import { randomSeed, seedBits } from "../session/sampling.js";
@@ -31,7 +32,8 @@ export function collect(text: string, before: readonly string[] = []): string[] 
 }
 
 export interface DeviceFlags {
-  readonly device: "auto" | "cpu" | "reference";
+  /** A name that openDevice takes. */
+  readonly device: string;
   readonly threads?: number;
   /** Tokens. */
   readonly ctx?: number;
@@ -39,12 +41,18 @@ export interface DeviceFlags {
   readonly deterministic?: boolean;
 }
 
+function deviceFlag(text: string): string {
+  if (isDeviceName(text)) return text;
+  throw new InvalidArgumentError(`It must be one of ${deviceNames.join(", ")}, or cuda:1 for a second GPU.`);
+}
+
 export function addDeviceFlags(command: Command): Command {
   return command
-    .addOption(
-      new Option("--device <name>", "cpu: native kernels; reference: plain TypeScript, slow; auto: the best there is")
-        .choices(["auto", "cpu", "reference"])
-        .default("auto"),
+    .option(
+      "--device <name>",
+      "cpu: native kernels; cuda or cuda:1: an NVIDIA GPU; reference: plain TypeScript, slow; auto: the CPU",
+      deviceFlag,
+      "auto",
     )
     .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
     .option("--ctx <tokens>", "context length (default: the model's, or what fits in memory)", wholeNumber(1))

@@ -1,6 +1,6 @@
 // Owns: what a measurement says of the machine that it was made on.
 import { arch, availableParallelism, cpus, platform, totalmem } from "node:os";
-import { version } from "./version.js";
+import { version } from "../host/version.js";
 
 export function machine() {
   return {

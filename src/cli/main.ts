@@ -14,8 +14,15 @@ interface Entry {
 const commands: readonly Entry[] = [
   { name: "run", summary: "answer a prompt, or chat", load: () => import("./run.js") },
   { name: "serve", summary: "serve models over HTTP, as OpenAI's API does", load: () => import("./serve.js") },
+  { name: "create", summary: "make a package from a Modelfile", load: () => import("./create.js") },
+  { name: "show", summary: "show what a package is", load: () => import("./show.js") },
   { name: "pull", summary: "fetch a model into the local store", load: () => import("./pull.js") },
+  { name: "push", summary: "send a package to its registry", load: () => import("./push.js") },
   { name: "list", alias: "ls", summary: "list the packages in the local store", load: () => import("./list.js") },
+  { name: "ps", summary: "list the models that a server has loaded", load: () => import("./ps.js") },
+  { name: "stop", summary: "unload a model from a server", load: () => import("./stop.js") },
+  { name: "cp", summary: "give a package another name", load: () => import("./cp.js") },
+  { name: "rm", summary: "remove packages", load: () => import("./rm.js") },
   { name: "inspect", summary: "show what a model file holds and what it will use", load: () => import("./inspect.js") },
   { name: "bench", summary: "measure latency or throughput", load: () => import("./bench.js") },
   { name: "convert", summary: "write a model as a GGUF file, quantised or not", load: () => import("./convert.js") },
@@ -30,8 +37,8 @@ Examples:
   millrace serve smollm2                          an OpenAI-compatible server on http://127.0.0.1:11434
   millrace pull hf:owner/repo/file.gguf           fetch a model from the Hugging Face hub
 
-A MODEL is a name in the catalogue (smollm2), the path of a .gguf file or of a Hugging Face folder, or
-hf:owner/repo[@revision][/file]. "millrace COMMAND --help" tells more of each command.`;
+A MODEL is a package's name ([registry/][namespace/]model[:tag]), a name in the catalogue (smollm2), the path of a .gguf
+file or of a Hugging Face folder, or hf:owner/repo[@revision][/file]. "millrace COMMAND --help" tells more of each command.`;
 
 /** Errors of the command line become exceptions, also those of subcommands of subcommands. */
 function throwing(command: Command): Command {
@@ -41,7 +48,7 @@ function throwing(command: Command): Command {
 }
 
 async function main(argv: readonly string[]): Promise<void> {
-  const { version } = await import("./version.js");
+  const { version } = await import("../host/version.js");
   const program = new Command("millrace")
     .description("Run open-weight language models on this machine.")
     .version(version(), "-V, --version")

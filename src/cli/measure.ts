@@ -16,9 +16,14 @@ export interface Timed {
 
 let requests = 0;
 
-function randomRequest(generator: Generator, promptTokens: number, generate: number): GenerateRequest {
+/** Random ids. */
+export function randomIds(generator: Generator, count: number): Int32Array {
   const { vocabSize } = generator.limits;
-  const promptIds = Int32Array.from({ length: promptTokens }, () => Math.floor(Math.random() * vocabSize));
+  return Int32Array.from({ length: count }, () => Math.floor(Math.random() * vocabSize));
+}
+
+export function randomRequest(generator: Generator, promptTokens: number, generate: number): GenerateRequest {
+  const promptIds = randomIds(generator, promptTokens);
   return {
     id: `bench-${process.pid}-${++requests}`,
     promptIds,

@@ -6,11 +6,14 @@ import type { RandomModel } from "../model/random.js";
 import type { SamplingDefaults } from "../session/defaults.js";
 import type { Generator } from "../session/needs.js";
 import type { Session } from "../session/session.js";
+import { type PackageSettings, packageAdapters, settingsOf } from "../store/apply.js";
+import type { Package, ResolvedModel } from "../store/store.js";
 import type { DeviceFlags } from "./flags.js";
 import { resolveModel } from "./model.js";
 
 export interface OpenModel {
   readonly name: string;
+  readonly path: string;
   /** For people: what it runs on. */
   readonly device: string;
   readonly threads: number;
@@ -20,6 +23,12 @@ export interface OpenModel {
   /** What the model itself wants where no flag says otherwise. */
   readonly sampling: SamplingDefaults;
   readonly hasTemplate: boolean;
+  /** undefined: a path. */
+  readonly package?: Package;
+  /** What its package says; nothing for a path. */
+  readonly settings: PackageSettings;
+  /** The adapter that its package is made with, as requests call it. */
+  readonly adapter?: string;
   /** From the resolved path to a model that can answer. */
   readonly loadMs: number;
   close(): Promise<void>;
@@ -28,33 +37,41 @@ export interface OpenModel {
 /** sequences: how many requests will run at once. */
 export async function openModel(
   model: string | RandomModel,
-  flags: DeviceFlags & { sequences: number; adapters?: LoadSpec["adapters"] },
+  flags: DeviceFlags & { sequences: number; adapters?: LoadSpec["adapters"]; insecure?: boolean },
 ): Promise<OpenModel> {
   const random = typeof model === "string" ? undefined : model;
-  const { name, path } = typeof model === "string" ? await resolveModel(model) : { name: model.name, path: model.name };
+  const resolved: ResolvedModel =
+    typeof model === "string" ? await resolveModel(model, flags) : { name: model.name, path: model.name };
+  const { name, path, package: own } = resolved;
+  const settings = settingsOf(own?.parameters ?? {});
+  const adapters = [...(flags.adapters ?? []), ...packageAdapters(own)];
   const start = performance.now();
   const kvDtype = flags.kvDtype ?? "f16";
   const spec: LoadSpec = {
     path,
     random,
     device: flags.device,
-    threads: flags.threads,
+    threads: flags.threads ?? settings.threads,
     kvDtype,
     maxSequences: flags.sequences,
-    contextLength: flags.ctx,
+    contextLength: flags.ctx ?? settings.contextLength,
     deterministic: flags.deterministic,
-    adapters: flags.adapters,
+    adapters,
   };
-  const { session, engine, sampling } = await openSession({ carrier: workerCarrier, spec });
+  const { session, engine, sampling } = await openSession({ carrier: workerCarrier, spec, template: own?.template });
   const { physicalCores } = await import("../host/load.js");
   return {
     name,
+    path,
     device: engine.limits.device,
-    threads: flags.threads ?? physicalCores(),
+    threads: spec.threads ?? physicalCores(),
     kvDtype,
     session,
     generator: engine,
-    sampling,
+    sampling: { ...sampling, ...settings.sampling },
+    package: own,
+    settings,
+    adapter: packageAdapters(own)[0]?.name,
     hasTemplate: session.text?.template !== undefined,
     loadMs: performance.now() - start,
     close: () => engine.close(),

@@ -28,6 +28,7 @@ class Bars implements PullReport {
   private library: Promise<{ readonly default: Library }> | undefined;
   private bar: Bar | undefined;
   private file = "";
+  private total = 0;
 
   readonly note = (text: string): void => {
     this.stop();
@@ -37,8 +38,11 @@ class Bars implements PullReport {
   readonly progress = (file: string, done: number, total: number | undefined): void => {
     if (total === undefined) return;
     if (this.file !== file) {
+      // Of several at once the largest is shown.
+      if (this.file !== "" && total <= this.total) return;
       this.stop();
       this.file = file;
+      this.total = total;
       this.library ??= import("cli-progress");
       void this.library.then(({ default: library }) => this.start(library, file, total));
     }

@@ -1,9 +1,12 @@
 // Owns: `millrace run MODEL [PROMPT]`: one answer, or a conversation where there is no prompt and a terminal.
 import { Command } from "commander";
-import type { ChatJob } from "../session/types.js";
+import { seedBits } from "../session/sampling.js";
+import type { ChatJob, OutputFormat, Thinking } from "../session/types.js";
+import { withPackageMessages } from "../store/apply.js";
 import { type Answer, answer, stoppable } from "./answer.js";
+import type { JobBase } from "./conversation.js";
 import { UsageError } from "./failure.js";
-import { figuresLine } from "./figures.js";
+import { figuresBlock, figuresLine } from "./figures.js";
 import {
   addDeviceFlags,
   addSamplingFlags,
@@ -16,6 +19,7 @@ import {
 import { readStdinText } from "./input.js";
 import { modelArgument } from "./model.js";
 import { type OpenModel, openModel } from "./open.js";
+import { answerView } from "./wrap.js";
 
 interface RunFlags extends DeviceFlags, SamplingFlags {
   readonly system?: string;
@@ -24,31 +28,67 @@ interface RunFlags extends DeviceFlags, SamplingFlags {
   readonly lora?: string;
   readonly raw?: boolean;
   readonly json?: boolean;
+  readonly format?: string;
+  readonly think?: string | boolean;
+  readonly hidethinking?: boolean;
+  readonly verbose?: boolean;
+  readonly nowordwrap?: boolean;
+  readonly insecure?: boolean;
 }
 
 const loraName = "lora";
 
-type JobBase = Omit<ChatJob, "messages" | "prompt">;
-
 function jobBase(flags: RunFlags, model: OpenModel): JobBase {
   return {
     n: 1,
-    sampling: samplingOf(flags, model.sampling),
-    ...(flags.maxTokens === undefined ? {} : { maxTokens: flags.maxTokens }),
+    sampling: samplingOf({ ...flags, seed: flags.seed ?? packageSeed(model) }, model.sampling),
+    ...definedOf({ maxTokens: flags.maxTokens ?? model.settings.maxTokens }),
     minTokens: 0,
-    stop: flags.stop ?? [],
+    stop: flags.stop ?? model.settings.stop,
     stopIds: [],
     includeStop: false,
     ignoreEos: false,
-    adapter: flags.lora === undefined ? undefined : loraName,
+    adapter: flags.lora === undefined ? model.adapter : loraName,
     priority: 0,
+    ...definedOf({ format: formatOf(flags.format), think: thinkingOf(flags.think) }),
   };
 }
 
-function inputOf(prompt: string, flags: RunFlags, raw: boolean): Pick<ChatJob, "messages" | "prompt"> {
+const packageSeed = ({ settings: { seed } }: OpenModel) => (seed === undefined ? undefined : seedBits(seed));
+
+function definedOf<T extends object>(fields: T): Partial<T> {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Partial<T>;
+}
+
+/** "json", or a JSON schema. */
+function formatOf(text: string | undefined): OutputFormat | undefined {
+  if (text === undefined) return undefined;
+  if (text === "json") return { kind: "json" };
+  try {
+    const schema: unknown = JSON.parse(text);
+    if (typeof schema === "object" && schema !== null) return { kind: "schema", schema };
+  } catch {
+    // Said below.
+  }
+  throw new UsageError('--format must be json, or a JSON schema such as \'{"type": "object"}\'');
+}
+
+function thinkingOf(text: string | boolean | undefined): Thinking | undefined {
+  if (typeof text !== "string") return text;
+  if (text === "true" || text === "false") return text === "true";
+  return text as "low" | "medium" | "high";
+}
+
+function inputOf(
+  prompt: string,
+  flags: RunFlags,
+  raw: boolean,
+  model: OpenModel,
+): Pick<ChatJob, "messages" | "prompt"> {
   if (raw) return { prompt };
   const user = { role: "user", content: prompt } as const;
-  return { messages: flags.system === undefined ? [user] : [{ role: "system", content: flags.system }, user] };
+  const own = flags.system === undefined ? model.package : { ...model.package, system: flags.system };
+  return { messages: withPackageMessages(own, [user]) };
 }
 
 /** Whether text is continued as it is. A model without a chat template can do nothing else, and says so. */
@@ -72,22 +112,32 @@ function printJson(model: OpenModel, said: Answer, seed: bigint): void {
 
 async function once(model: OpenModel, prompt: string, flags: RunFlags): Promise<void> {
   const base = jobBase(flags, model);
-  const job: ChatJob = { ...base, ...inputOf(prompt, flags, isRaw(model, flags)) };
-  let endsLine = true;
-  const onText = (text: string) => {
-    process.stdout.write(text);
-    endsLine = text.endsWith("\n");
-  };
-  const said = await stoppable((signal) => answer(model.session, job, { signal, ...(flags.json ? {} : { onText }) }));
+  const job: ChatJob = { ...base, ...inputOf(prompt, flags, isRaw(model, flags), model) };
+  const { hidethinking: hideThinking = false, verbose } = flags;
+  const view = answerView(process.stdout, { wordWrap: !flags.nowordwrap, hideThinking });
+  const said = await stoppable((signal) => answer(model.session, job, { signal, ...(flags.json ? {} : view) })).catch(
+    (error: unknown) => {
+      if (!flags.json) view.end();
+      throw error;
+    },
+  );
   if (flags.json) printJson(model, said, base.sampling.seed);
   else {
-    if (!endsLine) process.stdout.write("\n");
-    process.stderr.write(`[${figuresLine(said.figures)}]\n`);
+    view.end();
+    process.stderr.write(`${verbose ? figuresBlock(said.figures, model.loadMs) : `[${figuresLine(said.figures)}]`}\n`);
   }
   if (said.finishReason === "abort") process.exitCode = 130;
 }
 
-async function run(name: string, words: readonly string[], flags: RunFlags): Promise<void> {
+/** The word behind --think is a level, or the prompt's first. */
+function thinkApart(words: readonly string[], flags: RunFlags): { words: readonly string[]; flags: RunFlags } {
+  const { think } = flags;
+  if (typeof think !== "string" || /^(true|false|low|medium|high)$/.test(think)) return { words, flags };
+  return { words: [think, ...words], flags: { ...flags, think: true } };
+}
+
+async function run(name: string, given: readonly string[], all: RunFlags): Promise<void> {
+  const { words, flags } = thinkApart(given, all);
   let prompt = words.join(" ");
   const talk = words.length === 0 && process.stdin.isTTY;
   if (talk && flags.json) throw new UsageError("--json wants a prompt: give one, or pipe it in");
@@ -96,19 +146,33 @@ async function run(name: string, words: readonly string[], flags: RunFlags): Pro
     if (prompt === "") throw new UsageError('there is no prompt: give one (millrace run MODEL "…"), or pipe it in');
   }
   const adapters = flags.lora === undefined ? [] : [{ name: loraName, path: flags.lora }];
-  const model = await openModel(name, { ...flags, sequences: 1, adapters });
+  const open = (one: string) => openModel(one, { ...flags, sequences: 1, adapters });
+  let model = await open(name);
   try {
-    if (talk) {
-      const { chat } = await import("./chat.js");
-      const raw = isRaw(model, flags);
-      await chat(model.session, jobBase(flags, model), {
-        raw,
-        ...(flags.system === undefined ? {} : { system: flags.system }),
-      });
-    } else await once(model, prompt, flags);
+    if (talk) model = await converse(model, flags, open);
+    else await once(model, prompt, flags);
   } finally {
     await model.close();
   }
+}
+
+/** The model that the conversation ended with. */
+async function converse(
+  first: OpenModel,
+  flags: RunFlags,
+  open: (name: string) => Promise<OpenModel>,
+): Promise<OpenModel> {
+  const { chat } = await import("./chat.js");
+  const about = (model: OpenModel) => ({ model, job: jobBase(flags, model), raw: isRaw(model, flags) });
+  const conversation = await chat({
+    ...about(first),
+    ...definedOf({ system: flags.system }),
+    wordWrap: !flags.nowordwrap,
+    hideThinking: flags.hidethinking ?? false,
+    verbose: flags.verbose ?? false,
+    open: async (name) => about(await open(name)),
+  });
+  return conversation.model;
 }
 
 export function command(): Command {
@@ -120,6 +184,12 @@ export function command(): Command {
     .option("--max-tokens <n>", "longest answer (default: to the end of the context)", wholeNumber(1))
     .option("--stop <text>", "end the answer before this text (may be given several times)", collect)
     .option("--lora <path>", "answer with this LoRA adapter: a .gguf file or a PEFT folder")
+    .option("--format <json|schema>", "the answer is JSON; with a JSON schema, JSON of that form")
+    .option("--think [level]", "reasoning before the answer, for models that can: true, false, low, medium, high")
+    .option("--hidethinking", "do not show the reasoning")
+    .option("--verbose", "all figures at the end, one a line")
+    .option("--nowordwrap", "do not break lines between words")
+    .option("--insecure", "a registry may be spoken to without TLS")
     .option("--raw", "continue the prompt as it is, without the chat template")
     .option("--json", "print {text, promptTokens, generatedTokens, ttftMs, …} as JSON when the answer is whole");
   addSamplingFlags(program);

@@ -19,6 +19,9 @@ export interface DeviceInfo {
   readonly pageTokens: number;
   /** The same request gives the same bits whatever runs beside it, also without Limits.deterministic. */
   readonly rowInvariant: boolean;
+  /** Tokens of one step at most that make good use of it, and steps in flight; hosts have defaults for a CPU. */
+  readonly stepTokens?: number;
+  readonly depth?: number;
   /** Names of the ops that compile() takes; fusion passes ask. */
   readonly ops: ReadonlySet<string>;
 }
@@ -121,6 +124,8 @@ export interface Program {
   /** The named tensor as the last completed step left it. Names: Tensor.name. Works only where the program was compiled
    *  with dump; a UserError otherwise. */
   dump(tensor: string): Promise<HostTensor>;
+  /** True once the device has failed so that nothing can run on it in this process any more: its host should end. */
+  readonly lost?: boolean;
   close(): Promise<void>;
 }
 

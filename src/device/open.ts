@@ -4,7 +4,11 @@ import { log } from "../base/log.js";
 import type { Device } from "./device.js";
 
 export const deviceNames = ["auto", "cpu", "cuda", "reference"] as const;
-export type DeviceName = (typeof deviceNames)[number];
+
+/** "cuda:1" is the second GPU. */
+export function isDeviceName(name: string): boolean {
+  return (deviceNames as readonly string[]).includes(name) || /^cuda:\d{1,3}$/.test(name);
+}
 
 /** "auto": the CPU kernels where they are there, else the reference device. Throws UserError for what is not there. */
 export async function openDevice(name = "auto"): Promise<Device> {
@@ -22,7 +26,7 @@ export async function openDevice(name = "auto"): Promise<Device> {
         return openReference();
       }
     default:
-      if (/^cuda(:\d+)?$/.test(name)) return openCuda(Number(name.split(":")[1] ?? 0));
+      if (isDeviceName(name)) return openCuda(Number(name.split(":")[1] ?? 0));
       throw new UserError(`there is no device ${name}; devices are ${deviceNames.join(", ")}`, {
         code: "unknown_device",
         param: "device",

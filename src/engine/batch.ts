@@ -53,7 +53,7 @@ export function buildBatch(entries: readonly Entry[], numGroups: number): Batch 
       rowPositions[row] = position;
     }
     if (!entry.draws) return;
-    if (entry.mask) maskedRows.push(row);
+    if (sequence.constraint) maskedRows.push(row);
     rows[row] = at + entry.tokens - 1;
     rowPositions[row++] = kv + entry.tokens;
   });
@@ -71,18 +71,6 @@ export function buildBatch(entries: readonly Entry[], numGroups: number): Batch 
     topLogprobs,
     updates: slotUpdates(entries.map(({ sequence }) => sequence).filter(({ slotIsNew }) => slotIsNew)),
   };
-}
-
-/** The masks of the batch's masked rows, one after the other. */
-export function masksOf(entries: readonly Entry[]): Uint32Array {
-  const masks = entries.flatMap(({ mask }) => (mask ? [mask] : []));
-  const all = new Uint32Array(masks.reduce((sum, mask) => sum + mask.length, 0));
-  let at = 0;
-  for (const mask of masks) {
-    all.set(mask, at);
-    at += mask.length;
-  }
-  return all;
 }
 
 function pageTable(entries: readonly Entry[], g: number): PageTable {

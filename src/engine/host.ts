@@ -1,15 +1,29 @@
 // Owns: the engine's side of the protocol: loads one model, runs its Engine, and sends what each step brought as one
 // message. Lives in a worker thread or a process of its own (src/host); knows neither.
+import { UserError } from "../base/errors.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { errorRecord, failure } from "./client.js";
 import { Engine, type EngineOutput } from "./loop.js";
 import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
-import type { GenerateRequest, ModelLimits } from "./types.js";
+import type { GenerateRequest, ModelLimits, TokenConstraint, TokenGrammar } from "./types.js";
+
+/** Where constraints come from. Absent: the model has no text, so there is none. */
+export interface ConstraintSource {
+  /** Throws UserError for a grammar that cannot be read. */
+  compile(grammar: TokenGrammar): Promise<void>;
+  open(grammar: TokenGrammar): TokenConstraint;
+  /** Called when a constraint may have become ready. */
+  onWritten: () => void;
+  close(): Promise<void>;
+}
 
 export interface LoadedModel {
+  readonly constraints?: ConstraintSource;
   readonly program: Program;
   readonly limits: Limits;
   readonly modelLimits: ModelLimits;
+  /** EngineOptions.stepTokens. */
+  readonly stepTokens?: number;
   /** What requests may name. */
   readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
@@ -27,7 +41,6 @@ export interface HostRuntime {
 /** Runs until the client says close or is gone; then the port is closed. */
 export function runHost(port: Port, runtime: HostRuntime): Promise<void> {
   return new Promise((resolve) => {
-    const host = new Host(port, runtime);
     let ended = false;
     const end = () => {
       if (ended) return;
@@ -37,6 +50,8 @@ export function runHost(port: Port, runtime: HostRuntime): Promise<void> {
         resolve();
       });
     };
+    // A lost device ends its host, and whoever asks next starts another.
+    const host = new Host(port, runtime, end);
     port.onMessage((message) => {
       if ((message as ClientMessage).type === "close") end();
       else host.receive(message as ClientMessage);
@@ -51,10 +66,13 @@ class Host {
   private loading: Promise<void> | undefined;
   private running: Promise<void> | undefined;
   private readonly outbox: Outbox;
+  /** Requests whose grammar is being compiled. */
+  private readonly compiling = new Map<number, GenerateRequest>();
 
   constructor(
     private readonly port: Port,
     private readonly runtime: HostRuntime,
+    private readonly lost: () => void,
   ) {
     this.outbox = new Outbox((message) => this.post(message));
   }
@@ -68,7 +86,7 @@ class Host {
         this.submit(message.handle, message.request);
         return;
       case "abort":
-        this.engine?.abort(String(message.handle), message.index);
+        this.abort(message.handle, message.index);
         return;
       case "stats":
         if (this.engine) this.post({ type: "stats", ticket: message.ticket, stats: this.engine.stats() });
@@ -85,6 +103,7 @@ class Host {
     await this.loading;
     this.engine?.close();
     await this.running;
+    await this.model?.constraints?.close();
     await this.model?.close();
   }
 
@@ -94,9 +113,17 @@ class Host {
       const model = await runtime.load(spec, (done, total) => this.post({ type: "progress", done, total }));
       const { now, pause } = runtime;
       this.model = model;
-      this.engine = new Engine(model.program, model.limits, { now, pause, output: this.outbox });
-      for (const { name, source } of model.adapters ?? []) await this.engine.loadAdapter(name, source);
-      this.running = this.engine.run();
+      const engine = new Engine(model.program, model.limits, {
+        now,
+        pause,
+        output: this.outbox,
+        stepTokens: model.stepTokens,
+        lost: this.lost,
+      });
+      this.engine = engine;
+      for (const { name, source } of model.adapters ?? []) await engine.loadAdapter(name, source);
+      if (model.constraints) model.constraints.onWritten = () => engine.nudge();
+      this.running = engine.run();
       this.post({ type: "ready", limits: model.modelLimits });
     } catch (error) {
       this.post({ type: "failed", error: errorRecord(error) });
@@ -105,14 +132,56 @@ class Host {
 
   /** The engine knows requests by their handles: two users of one client may choose the same id. */
   private submit(handle: number, request: GenerateRequest): void {
+    if (request.grammar) {
+      void this.submitConstrained(handle, request, request.grammar);
+      return;
+    }
     try {
       this.engine!.submit({ ...request, id: String(handle) });
     } catch (error) {
-      for (let index = 0; index < request.n; index++) {
-        this.outbox.finish(String(handle), failure(index, request, errorRecord(error)));
-      }
-      this.outbox.flush();
+      this.refuse(handle, request, error);
     }
+  }
+
+  /** Nothing of it runs before its grammar is known to be good: a bad one is an answer of its own. */
+  private async submitConstrained(handle: number, request: GenerateRequest, grammar: TokenGrammar): Promise<void> {
+    this.compiling.set(handle, request);
+    try {
+      const constraints = this.model?.constraints;
+      if (!constraints)
+        throw new UserError("this model has no text to constrain", { code: "no_tokenizer", param: "format" });
+      await constraints.compile(grammar);
+      if (this.compiling.has(handle)) {
+        this.engine!.submit({ ...request, id: String(handle) }, () => constraints.open(grammar));
+      }
+    } catch (error) {
+      if (this.compiling.has(handle)) this.refuse(handle, request, error);
+    } finally {
+      this.compiling.delete(handle);
+    }
+  }
+
+  private abort(handle: number, index?: number): void {
+    const request = this.compiling.get(handle);
+    if (request === undefined) {
+      this.engine?.abort(String(handle), index);
+      return;
+    }
+    // A choice is ended by what it says: none has said anything yet.
+    if (index !== undefined) return;
+    this.compiling.delete(handle);
+    for (let i = 0; i < request.n; i++) {
+      const { error: _, ...event } = failure(i, request, { message: "", status: 0, code: "" });
+      this.outbox.finish(String(handle), { ...event, reason: "abort" });
+    }
+    this.outbox.flush();
+  }
+
+  private refuse(handle: number, request: GenerateRequest, error: unknown): void {
+    for (let index = 0; index < request.n; index++) {
+      this.outbox.finish(String(handle), failure(index, request, errorRecord(error)));
+    }
+    this.outbox.flush();
   }
 
   private post(message: HostMessage): void {

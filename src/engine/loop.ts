@@ -4,7 +4,7 @@ import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import type { Step, StepResult } from "../device/batch.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
-import { buildBatch, masksOf } from "./batch.js";
+import { buildBatch } from "./batch.js";
 import { StepBudget } from "./budget.js";
 import { Holdings } from "./holdings.js";
 import { PageNames } from "./names.js";
@@ -36,14 +36,24 @@ export interface EngineOptions {
   readonly pause: () => Promise<void>;
   /** Milliseconds. */
   readonly now: () => number;
+  /** The device is lost (Program.lost), and every request has been told: nothing can be run here any more. */
+  readonly lost?: () => void;
   /** Tokens a step, exactly; by default as many as the device does in time. */
   readonly stepTokens?: number;
   /** false: no page is found again by its content. */
   readonly prefixCache?: boolean;
 }
 
+/** Milliseconds after a launch for which masks are awaited: most are there when the forward ends. */
+const maskPatience = 2;
+
+/** A row whose draw counts for nothing. late: its mask was not there. failed: it never will be. ended: nothing could follow.
+ *  Else what must follow takes the place of the draw. */
+type Void = "late" | "failed" | "ended" | readonly number[];
+
 interface Flight {
   readonly entries: readonly Entry[];
+  readonly voids: Map<Sequence, Void>;
   readonly step: Step;
   readonly topLogprobs: number;
   readonly tokens: number;
@@ -84,12 +94,8 @@ export class Engine {
     this.output = options.output;
     this.holdings = new Holdings(program);
     this.budget = new StepBudget(limits.maxTokens, options.stepTokens);
-    this.scheduler = new Scheduler(
-      this.holdings,
-      limits,
-      Math.ceil(program.vocabSize / 32),
-      options.prefixCache ?? true,
-      (sequence) => this.admitted(sequence),
+    this.scheduler = new Scheduler(this.holdings, limits, options.prefixCache ?? true, (sequence) =>
+      this.admitted(sequence),
     );
   }
 
@@ -134,6 +140,12 @@ export class Engine {
       if (index === undefined || index === sequence.index) this.finish(sequence, "abort");
     }
     this.output.flush();
+    this.wake();
+  }
+
+  /** Something that a sequence waits for has come: a mask. */
+  nudge(): void {
+    this.wake();
   }
 
   /** The name is what requests call the adapter; null takes it away. No request may be using it. */
@@ -168,9 +180,12 @@ export class Engine {
 
   /** Launches what can be launched and sees the oldest step through. False where there was nothing to do. */
   async step(): Promise<boolean> {
-    while (this.flights.length < this.limits.depth && this.launch());
+    while (this.flights.length < this.limits.depth && this.launch()) await this.release(this.flights.at(-1)!);
     const flight = this.flights.shift();
-    if (!flight) return false;
+    if (!flight) {
+      this.output.flush(); // what had to follow may have ended a sequence
+      return false;
+    }
     try {
       const result = await flight.step.result;
       this.settle(flight, result);
@@ -178,6 +193,7 @@ export class Engine {
       await this.fail(error);
     }
     this.output.flush();
+    if (this.program.lost) this.options.lost?.();
     return true;
   }
 
@@ -191,8 +207,13 @@ export class Engine {
         });
         continue;
       }
-      await this.step();
-      await this.options.pause();
+      if (await this.step()) await this.options.pause();
+      // Every sequence waits for its mask.
+      else if (this.requests.size > 0 && !this.closed) {
+        await new Promise<void>((resolve) => {
+          this.wake = resolve;
+        });
+      }
     }
     while (this.flights.length > 0) await this.flights.shift()!.step.result.catch(() => {});
     for (const resolve of this.idleWaiters.splice(0)) resolve();
@@ -271,6 +292,7 @@ export class Engine {
 
   private launch(): boolean {
     const { running } = this.scheduler;
+    this.jumpForward(running);
     const othersGenerate = running.length > 1 && running.some((sequence) => sequence.generating);
     const entries = this.scheduler.plan(this.budget.tokens(othersGenerate));
     if (entries.length === 0) return false;
@@ -286,8 +308,53 @@ export class Engine {
     step.result.catch(() => {}); // seen to when its turn comes
     this.scheduler.launched(entries, ++this.steps);
     const { topLogprobs, tokens } = batch;
-    this.flights.push({ entries, step, topLogprobs, tokens: tokens.length, launchedAt });
-    if (batch.maskedRows.length > 0) step.setMasks(masksOf(entries));
+    this.flights.push({ entries, voids: new Map(), step, topLogprobs, tokens: tokens.length, launchedAt });
+    return true;
+  }
+
+  /** What must follow is appended where it is known before the step. */
+  private jumpForward(running: readonly Sequence[]): void {
+    const now = this.options.now();
+    for (const sequence of [...running]) {
+      const { constraint } = sequence;
+      if (!constraint || sequence.inFlight > 0 || !constraint.ready() || constraint.failure) continue;
+      this.follow(sequence, constraint.jump(), now);
+    }
+  }
+
+  /** Gives the step its masks as soon as they are all there. Nothing waits long: a row whose mask is late draws for nothing. */
+  private async release({ entries, voids, step, launchedAt }: Flight): Promise<void> {
+    const masked = entries.filter(({ sequence, draws }) => draws && sequence.constraint);
+    if (masked.length === 0) return;
+    const words = Math.ceil(this.program.vocabSize / 32);
+    const bits = new Uint32Array(masked.length * words);
+    let waiting = masked.map(({ sequence }, row) => ({
+      sequence,
+      mask: bits.subarray(row * words, (row + 1) * words),
+    }));
+    for (;;) {
+      waiting = waiting.filter(({ sequence, mask }) => !this.masked(sequence, mask, voids));
+      if (waiting.length === 0 || this.options.now() - launchedAt >= maskPatience) break;
+      await this.options.pause();
+    }
+    for (const { sequence, mask } of waiting) {
+      voids.set(sequence, "late");
+      mask.fill(0xffffffff);
+    }
+    step.setMasks(bits);
+  }
+
+  /** False where the mask is not there yet. */
+  private masked(sequence: Sequence, mask: Uint32Array, voids: Map<Sequence, Void>): boolean {
+    const constraint = sequence.constraint!;
+    if (!sequence.finished) {
+      if (!constraint.ready()) return false;
+      const jump = constraint.jump();
+      if (jump.length > 0) voids.set(sequence, jump);
+      else if (constraint.mask(mask)) return true;
+      else voids.set(sequence, "ended");
+    }
+    mask.fill(0xffffffff);
     return true;
   }
 
@@ -304,7 +371,11 @@ export class Engine {
         record.unscored--;
       }
       if (scoreTo > scoreFrom && record.unscored === 0) this.scoredAll(sequence);
-      if (draws) this.drawn(sequence, result, row++, flight.topLogprobs, now);
+      if (!draws) continue;
+      const nothing = flight.voids.get(sequence);
+      if (nothing === undefined) this.drawn(sequence, result, row, flight.topLogprobs, now);
+      else this.drewNothing(sequence, nothing, now);
+      row++;
     }
   }
 
@@ -329,12 +400,41 @@ export class Engine {
     const { request, stopIds } = sequence.record;
     const token = result.tokens[row];
     sequence.append(token, now);
+    sequence.late = false;
     this.generatedTokens++;
     sequence.constraint?.accept(token);
     const logprobs = request.logprobs === undefined ? undefined : logprobsOf(result, row, top, request.logprobs);
     this.output.token(request.id, sequence.index, token, logprobs);
     if (stopIds.has(token)) this.finish(sequence, "stop", { stopId: token });
     else if (sequence.length - sequence.promptLength >= request.maxTokens) this.finish(sequence, "length");
+  }
+
+  private drewNothing(sequence: Sequence, nothing: Void, now: number): void {
+    sequence.inFlight--;
+    if (sequence.finished) return;
+    // The device has counted a token that there is not.
+    sequence.slotIsNew = sequence.running;
+    sequence.late = nothing === "late";
+    if (nothing === "ended") this.finish(sequence, "stop");
+    else if (nothing === "failed") this.finish(sequence, "error", { error: sequence.constraint?.failure });
+    else if (nothing !== "late") this.follow(sequence, nothing, now);
+    // Its last token is computed again with the row; a preempted one begins anew anyway.
+    else if (sequence.computed > 0) sequence.computed--;
+  }
+
+  /** Tokens that nobody drew: they are in the gap from now on. */
+  private follow(sequence: Sequence, ids: readonly number[], now: number): void {
+    const { request } = sequence.record;
+    // The device counts what it draws: these it has to be told.
+    if (ids.length > 0) sequence.slotIsNew = sequence.running;
+    for (const token of ids) {
+      sequence.append(token, now);
+      this.generatedTokens++;
+      this.output.token(request.id, sequence.index, token, undefined);
+      if (sequence.length - sequence.promptLength < request.maxTokens) continue;
+      this.finish(sequence, "length");
+      return;
+    }
   }
 
   /** Once for each choice: later calls do nothing. */
@@ -348,6 +448,7 @@ export class Engine {
     const { record, index } = sequence;
     if (reason !== "error") this.scheduler.nameFullPages(sequence);
     this.scheduler.remove(sequence);
+    sequence.constraint?.close();
     const timings = sequence.timings(this.options.now());
     this.output.finish(record.request.id, { type: "finish", index, reason, ...extra, timings });
     if (--record.open === 0) this.requests.delete(record.request.id);

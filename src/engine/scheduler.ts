@@ -13,6 +13,7 @@
 // the worst (lowest priority, youngest) that is worse than the one in need; it computes again what its pages held.
 import type { Holdings } from "./holdings.js";
 import { before, type Sequence } from "./sequence.js";
+import type { TokenConstraint } from "./types.js";
 
 /** One sequence's part of a step. */
 export interface Entry {
@@ -24,8 +25,6 @@ export interface Entry {
   readonly scoreTo: number;
   /** The last of its tokens brings the next. */
   readonly draws: boolean;
-  /** Words of the mask under which it draws. */
-  readonly mask?: Uint32Array;
 }
 
 export interface StepLimits {
@@ -48,7 +47,6 @@ export class Scheduler {
   constructor(
     readonly holdings: Holdings,
     private readonly limits: StepLimits,
-    private readonly maskWords: number,
     private readonly prefixCache: boolean,
     private readonly onAdmitted: (sequence: Sequence) => void,
   ) {
@@ -102,7 +100,8 @@ export class Scheduler {
       if (draws) sequence.inFlight++;
       this.nameFullPages(sequence);
       if (this.prefixCache && this.holdings.hasStates) this.keepState(sequence);
-      this.holdings.trim(sequence.held, sequence.computed);
+      // A row whose mask comes late is computed once more: its last token sees what it sees now.
+      this.holdings.trim(sequence.held, sequence.computed - (draws && sequence.constraint ? 1 : 0));
       this.shareWithFollowers(sequence);
     }
   }
@@ -180,22 +179,24 @@ export class Scheduler {
     if (!s.running) return;
     let tokens = taken.room(s, this.cut(s, Math.min(most, s.wanted - s.computed)));
     if (tokens === 0) return;
+    if (s.constraint) this.holdings.trim(s.held, s.computed); // what launched() kept for a row that was late
     tokens = this.makeRoom(s, tokens, taken);
     if (tokens === 0) return;
     let draws = drawsAfter(s, tokens);
-    let mask: Uint32Array | undefined;
-    if (draws && s.constraint) {
-      mask = new Uint32Array(this.maskWords);
-      if (!s.constraint.mask(mask)) {
-        // not ready: everything but the row
-        mask = undefined;
-        draws = false;
-        tokens--;
-        if (tokens === 0) return;
-      }
+    if (draws && s.constraint && !this.mayDraw(s, s.constraint)) {
+      // everything but the row
+      draws = false;
+      tokens--;
+      if (tokens === 0) return;
     }
     const [scoreFrom, scoreTo] = scoresOf(s, tokens);
-    taken.add({ sequence: s, tokens, scoreFrom, scoreTo, draws, mask });
+    taken.add({ sequence: s, tokens, scoreFrom, scoreTo, draws });
+  }
+
+  /** A mask that is not there yet is expected while the forward runs; one that was late already is waited for, and where a
+   *  step cannot be undone, as states cannot, every one is. */
+  private mayDraw(s: Sequence, constraint: TokenConstraint): boolean {
+    return constraint.ready() || !(s.late || this.holdings.hasStates);
   }
 
   /** Steps end where a state is to be kept, and where the prompt is to be shared. */

@@ -62,6 +62,8 @@ export class Sequence {
   sharesPrompt = false;
   /** The step that last took tokens of it. */
   lastStep = 0;
+  /** Its mask was not there when it could have drawn: it waits for it. */
+  late = false;
   finished: FinishReason | undefined;
   cachedTokens = 0;
 

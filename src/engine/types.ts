@@ -43,6 +43,24 @@ export interface GenerateRequest {
   readonly cacheSalt?: string;
   /** LoRA adapter's name, loaded beforehand. */
   readonly adapter?: string;
+  /** What the answer's tokens must spell. The answer can end only where it is complete (or by length). */
+  readonly grammar?: TokenGrammar;
+}
+
+/** A grammar over a model's tokens, as text/grammar writes it. */
+export interface TokenGrammar {
+  /** xgrammar's EBNF. */
+  readonly text: string;
+  /** Control tokens that it names. */
+  readonly controls: readonly number[];
+  /** Those of them that may end a stretch of free text. */
+  readonly triggers: readonly number[];
+  /** Tokens that end the answer where it is complete; none: it ends by itself. */
+  readonly ends: readonly number[];
+  /** false: what must follow is drawn token by token all the same. */
+  readonly jumps?: boolean;
+  /** Holds rules of the caller's own, which may be wrong. */
+  readonly foreign?: boolean;
 }
 
 export interface TokenLogprobs {
@@ -113,14 +131,22 @@ export interface ModelLimits {
   readonly adapters?: readonly string[];
 }
 
-/** Restricts what a sequence may produce. Lives with the engine host; built by a grammar worker. */
+/** Restricts what a sequence may produce. Lives with the engine host; its answers come from a grammar worker, in their own
+ *  time, and depend on the tokens alone. */
 export interface TokenConstraint {
-  /** Writes the mask of the next token, one bit an id; false: not ready, the row sits this step out. */
+  /** What may follow the tokens so far is known, or that it never will be. */
+  ready(): boolean;
+  /** Why it never will be. */
+  readonly failure?: { readonly message: string; readonly status: number; readonly code: string };
+  /** Once ready: ids that must follow, where only one continuation is possible. They count as accepted from then on; a
+   *  second call gives none. */
+  jump(): readonly number[];
+  /** Once ready, after jump(): writes the mask of the next token, one bit an id; false: nothing can follow. */
   mask(out: Uint32Array): boolean;
   /** The token was drawn. */
   accept(id: number): void;
-  /** Forgets the last n accepted tokens. */
+  /** Forgets the last n tokens, jumps among them. */
   rollback(n: number): void;
-  /** Ids that must follow, where only one continuation is possible. */
-  jump(): readonly number[];
+  /** The sequence has ended. */
+  close(): void;
 }

@@ -4,7 +4,8 @@ import { closeSync, fsyncSync, ftruncateSync, openSync, renameSync, rmSync, writ
 import { UserError } from "../base/errors.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { type GgufValue, layOutGguf } from "../formats/gguf-writer.js";
-import { fileType, type Quantisation, storageFor } from "../formats/quant/recipe.js";
+import { openCheckpoint } from "../formats/open.js";
+import { fileType, parseQuantisation, type Quantisation, storageFor } from "../formats/quant/recipe.js";
 import type { ModelConfig } from "../model/config.js";
 import { ggufModel } from "../model/config-to-gguf.js";
 import { ggufSource } from "../model/to-gguf.js";
@@ -75,6 +76,22 @@ const isFull = (error: unknown) => ["ENOSPC", "EDQUOT"].includes((error as NodeJ
 
 function writeAll(file: number, bytes: Uint8Array, at: number): void {
   for (let done = 0; done < bytes.length; ) done += writeSync(file, bytes, done, bytes.length - done, at + done);
+}
+
+/** As convertToGguf, from a path; throws UserError for a quantisation that is not known. */
+export async function quantizeModel(
+  path: string,
+  quantisation: string,
+  output: string,
+  options: Omit<ConvertOptions, "quantisation">,
+): Promise<void> {
+  const known = parseQuantisation(quantisation);
+  const checkpoint = await openCheckpoint(path);
+  try {
+    await convertToGguf(checkpoint, output, { ...options, quantisation: known });
+  } finally {
+    checkpoint.close();
+  }
 }
 
 /** A folder has to become some file type; a GGUF file has one. */

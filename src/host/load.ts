@@ -16,6 +16,7 @@ import { fuse } from "../plan/passes/fuse.js";
 import { withAdapters } from "../plan/passes/lora.js";
 import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
+import { GrammarHost } from "./grammar.js";
 
 export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
@@ -28,9 +29,11 @@ export interface LoadSpec extends CheckpointSpec {
   readonly kvDtype?: KvDType;
   /** Most sequences that run at once; default 16. */
   readonly maxSequences?: number;
-  /** Steps in flight; default 1 on a CPU, where a step is a call that returns when it is done. */
+  /** Steps in flight; default the device's: 1 on a CPU, where a step is a call that returns when it is done. */
   readonly depth?: number;
   readonly deterministic?: boolean;
+  /** Tokens a step, exactly. Default: as many as the device does in time, 512 at most. */
+  readonly stepTokens?: number;
   /** Of the memory that is free after weights and workspace, what the KV pool may take; default a quarter, and up to three
    *  quarters where a contextLength that was asked for needs them. */
   readonly cacheShare?: number;
@@ -46,8 +49,8 @@ const usualTokens = 2048;
 const usualShare = 0.25;
 const largestShare = 0.75;
 
-/** Tokens of one step at most: long prompts are read in chunks of this. */
-const maxTokens = 512;
+/** Tokens of one step at most, where the device says nothing else: long prompts are read in chunks of this. */
+const usualStepTokens = 512;
 
 export interface ModelPlan {
   readonly plan: Plan;
@@ -78,7 +81,7 @@ export function planModel(
   const { memoryBytes, ownMemory } = device.info;
   const free = ownMemory ? memoryBytes : Math.min(memoryBytes, Math.max(0, spec.memoryBytes ?? memoryBytes));
   const limits: Limits = {
-    maxTokens,
+    maxTokens: spec.stepTokens ?? device.info.stepTokens ?? usualStepTokens,
     maxRows: Math.max(64, maxSequences),
     maxSequences,
     slots: maxSequences,
@@ -86,7 +89,7 @@ export function planModel(
     memoryBytes: free,
     kvDtype: spec.kvDtype ?? "f16",
     threads: spec.threads ?? physicalCores(),
-    depth: spec.depth ?? 1,
+    depth: spec.depth ?? device.info.depth ?? 1,
     deterministic: spec.deterministic ?? false,
     adapterSlots,
     maxPages: Math.ceil(Math.max(contextLength, usualTokens * maxSequences) / device.info.pageTokens),
@@ -127,6 +130,7 @@ export async function loadModel(
     return {
       program,
       limits,
+      constraints: new GrammarHost({ path: spec.path, vocabSize: program.vocabSize }),
       modelLimits: {
         contextLength: limits.contextLength,
         trainedContextLength,
@@ -138,6 +142,7 @@ export async function loadModel(
         adapters: adapters.map(({ name }) => name),
       },
       adapters,
+      stepTokens: spec.stepTokens,
       close: async () => {
         await program.close();
         await device.close();

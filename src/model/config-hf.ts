@@ -43,7 +43,7 @@ export function huggingFaceConfig(config: Json): ModelConfig {
       mlp: family.mlpBias === "config" && flag(config, "mlp_bias", false),
     },
     embedScale: family.embedScale(hiddenSize),
-    attentionScale: number(config, "query_pre_attn_scalar", headDim) ** -0.5,
+    attentionScale: number(config, "query_pre_attn_scalar", family.queryPreAttnScalar ?? headDim) ** -0.5,
     logitsScale: 1,
     experts: family.experts && expertsOf(config),
     layers: layersOf(config, family, headDim),
@@ -153,7 +153,7 @@ function patternOf(config: Json, fallback: number): number {
 function ropesOf(config: Json, family: Family, headDim: number): { global: Rope; local: Rope } {
   const five = config.rope_parameters ?? null;
   if (five === null) {
-    const base = number(config, "rope_theta", 10_000);
+    const base = number(config, "rope_theta", family.ropeBase ?? 10_000);
     const global = ropeOf(headDim, base, scalingOf(config.rope_scaling ?? null, config));
     if (family.localRopeBase === undefined) return { global, local: global };
     const localBase = number(config, "rope_local_base_freq", family.localRopeBase);
@@ -161,7 +161,11 @@ function ropesOf(config: Json, family: Family, headDim: number): { global: Rope;
   }
   const byKind = object(five, "rope_parameters");
   const one = (settings: Json) =>
-    ropeOf(headDim, number(settings, "rope_theta", number(config, "rope_theta", 10_000)), scalingOf(settings, config));
+    ropeOf(
+      headDim,
+      number(settings, "rope_theta", number(config, "rope_theta", family.ropeBase ?? 10_000)),
+      scalingOf(settings, config),
+    );
   if (!("full_attention" in byKind)) {
     if (family.localRopeBase !== undefined) {
       throw new FormatError("config.json: rope_parameters must have full_attention and sliding_attention here");

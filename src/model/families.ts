@@ -34,6 +34,10 @@ export interface Family {
   readonly windows: WindowRule;
   /** What a window in a GGUF file means, where that differs. */
   readonly windowsInGguf?: WindowRule;
+  /** Rope base where config.json does not say; undefined: 10,000. */
+  readonly ropeBase?: number;
+  /** Queries are divided by its root where config.json does not say; undefined: the head dimension. */
+  readonly queryPreAttnScalar?: number;
   /** Rope base of window layers, where it differs from the others' and the file does not say. */
   readonly localRopeBase?: number;
 }
@@ -121,6 +125,8 @@ export const families: readonly Family[] = [
     embedScale: Math.sqrt,
     windows: { kind: "pattern", pattern: 6 },
     windowsInGguf: undefined,
+    ropeBase: 1_000_000,
+    queryPreAttnScalar: 256,
     localRopeBase: 10_000,
   },
 ];

@@ -67,6 +67,15 @@ export function randomCheckpoint({ config, quantisation, seed, name }: RandomMod
   };
 }
 
+/** Bytes of one tensor of trained matrices' size, by itself. */
+export function randomTensor(type: StorageType, shape: readonly number[], seed: number): Uint8Array {
+  const bytes = storageBytes(
+    type,
+    shape.reduce((a, b) => a * b, 1),
+  );
+  return drawn(randomBlocks(type, seed), { name: "", type, shape, bytes }, seed);
+}
+
 type PoolKind = StorageType | "norm" | "bias";
 
 /** Of a trained matrix's values, about. */

@@ -6,11 +6,14 @@ import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
 import type { Store } from "../store/store.js";
 import { checkBinding } from "./auth.js";
+import { healthRoutes } from "./health.js";
 import { createHttp } from "./http.js";
+import { Metrics } from "./metrics.js";
 import type { ServedModels } from "./models.js";
 import { ollamaRoutes } from "./ollama.js";
 import { openaiRoutes } from "./openai.js";
 import type { LocalModel } from "./source.js";
+import { tgiRoutes } from "./tgi.js";
 
 export interface ListenOptions {
   /** Loopback by default; another address needs an API key. */
@@ -60,9 +63,12 @@ export async function listen(
   const draining = new AbortController();
   const closing = new AbortController();
   refuseWhileDraining(app, draining.signal);
-  healthRoute(app, models);
-  openaiRoutes(app, models, settings, closing.signal);
-  ollamaRoutes(app, { models, store, times: settings, closing: closing.signal });
+  const metrics = new Metrics(models);
+  healthRoutes(app, models, metrics, draining.signal);
+  const serving = { models, times: settings, closing: closing.signal, metrics };
+  openaiRoutes(app, serving);
+  tgiRoutes(app, serving);
+  ollamaRoutes(app, { ...serving, store });
   try {
     await app.listen({ host: settings.host, port: settings.port });
   } catch (error) {
@@ -118,17 +124,6 @@ function refuseWhileDraining(app: FastifyInstance, draining: AbortSignal): void 
 
 const shuttingDown = () =>
   new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
-
-function healthRoute(app: FastifyInstance, models: ServedModels<LocalModel>): void {
-  app.get("/health", async () => ({
-    status: "ok",
-    models: models.loaded.map(({ served: { id, queue } }) => ({
-      id,
-      running: queue.running,
-      waiting: queue.waiting,
-    })),
-  }));
-}
 
 function listenError(error: unknown, { host, port }: { host: string; port: number }): unknown {
   const code = (error as NodeJS.ErrnoException).code;

@@ -6,7 +6,7 @@ import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
 
 /** Paths that need no key: a load balancer asks them. */
-const open = new Set(["/health"]);
+const open = new Set(["/health", "/ping", "/ready"]);
 
 /** Throws UserError where the address is reachable from outside and no key is set. */
 export function checkBinding(host: string, apiKeys: readonly string[]): void {

@@ -66,12 +66,36 @@ function jsonDetail(error: Error): string {
   return cause === "" ? "" : ` (${cause})`;
 }
 
-/** As the API that the path belongs to has it. */
-export function errorBody(failure: Failure, path: string): object {
-  if (path.startsWith("/api/")) return { error: failure.message };
-  return {
-    error: { message: failure.message, type: errorType(failure.status), param: failure.param, code: failure.code },
-  };
+const tgiPaths = new Set([
+  "/",
+  "/generate",
+  "/generate_stream",
+  "/tokenize",
+  "/chat_tokenize",
+  "/info",
+  "/invocations",
+]);
+
+/** Status and body, as the API that the path belongs to has them. */
+export function errorAnswer(failure: Failure, url: string): { status: number; body: object } {
+  const { status, message, param, code } = failure;
+  const path = url.split("?", 1)[0];
+  if (path.startsWith("/api/")) return { status, body: { error: message } };
+  if (tgiPaths.has(path)) return tgiAnswer(failure);
+  return { status, body: { error: { message, type: errorType(status), param, code } } };
+}
+
+/** Of TGI: 422 for what is wrong with a request, 424 where the model failed on it. */
+function tgiAnswer({ status, message }: Failure): { status: number; body: object } {
+  const [wire, error_type] =
+    status === 429
+      ? [429, "overloaded"]
+      : status === 503
+        ? [503, "unhealthy"]
+        : status >= 500
+          ? [424, "generation"]
+          : [status === 400 ? 422 : status, "validation"];
+  return { status: wire, body: { error: message, error_type } };
 }
 
 function errorType(status: number): string {

@@ -6,8 +6,9 @@ import type { Socket } from "node:net";
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
+import { type Account, accountsOf } from "./account.js";
 import { guard } from "./auth.js";
-import { errorBody, failureOf, logFault } from "./errors.js";
+import { errorAnswer, failureOf, logFault } from "./errors.js";
 import { ClientGone, sendFailure } from "./stream.js";
 import { explainInvalid, type ValidationIssue } from "./validation.js";
 
@@ -79,11 +80,28 @@ function fail(error: unknown, request: FastifyRequest, reply: FastifyReply): voi
 }
 
 function logRequest(request: FastifyRequest, reply: FastifyReply): void {
+  const accounts = accountsOf(request);
+  const sum = (of: (account: Account) => number) => accounts.reduce((total, account) => total + of(account), 0);
+  const used =
+    accounts.length === 0
+      ? {}
+      : {
+          model: accounts[0].model,
+          promptTokens: sum(({ promptTokens }) => promptTokens),
+          cachedTokens: sum(({ cachedTokens }) => cachedTokens),
+          generatedTokens: sum(({ generatedTokens }) => generatedTokens),
+          queueMs: rounded(Math.max(...accounts.map(({ queueMs }) => queueMs))),
+          firstTokenMs: rounded(accounts[0].firstTokenMs),
+          finished: accounts.flatMap(({ finished }) => finished).join(",") || "abort",
+        };
   log.info(`${request.method} ${request.url} ${reply.raw.statusCode}`, {
     ms: Math.round(reply.elapsedTime),
     id: request.id,
+    ...used,
   });
 }
+
+const rounded = (ms: number | undefined) => (ms === undefined ? undefined : Math.round(ms * 10) / 10);
 
 /** null says the same as leaving the field out, in every API that we speak. */
 function withoutNulls(body: unknown): unknown {
@@ -105,7 +123,7 @@ function refuseMalformed({ code }: { code?: string }, socket: Socket): void {
         ? ["408 Request Timeout", "The request did not arrive in time."]
         : ["400 Bad Request", "What was sent is not an HTTP/1.1 request."];
   const failure = { status: Number.parseInt(status, 10), message, param: null, code: "bad_request", retryAfter: null };
-  const body = JSON.stringify(errorBody(failure, ""));
+  const body = JSON.stringify(errorAnswer(failure, "").body);
   socket.end(
     `HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
       `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
@@ -130,7 +148,7 @@ function refuseUnknownPaths(app: FastifyInstance): void {
           });
     if (methods.length > 0) reply.header("allow", methods.join(", "));
     const failure = failureOf(missing, request.id);
-    reply.code(failure.status).send(errorBody(failure, path));
+    reply.code(failure.status).send(errorAnswer(failure, path).body);
   });
 }
 

@@ -29,6 +29,11 @@ export class QueueLimit {
     return this.open - this.running;
   }
 
+  /** The next request is refused. */
+  get isFull(): boolean {
+    return this.open >= this.concurrent + this.maxWaiting;
+  }
+
   /** Takes places for a request of so many choices; the function it returns gives them back (once, however often called). */
   enter(choices: number): () => void {
     const capacity = this.concurrent + this.maxWaiting;

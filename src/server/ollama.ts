@@ -6,26 +6,22 @@ import { parseDuration } from "../base/duration.js";
 import { UserError } from "../base/errors.js";
 import type { Prepared } from "../session/session.js";
 import type { Store } from "../store/store.js";
-import type { Exchange } from "./exchange.js";
-import type { Lease, ServedModels } from "./models.js";
+import type { Exchange, Serving } from "./exchange.js";
+import type { Lease } from "./models.js";
 import { type Asked, type Piece, respondStream, respondWhole } from "./ollama/answer.js";
 import { prepareChat, prepareGenerate } from "./ollama/job.js";
 import { running, show, tags } from "./ollama/models.js";
 import { optionsOf } from "./ollama/options.js";
 import { hasUpload, needStore, pull, respondProgress, upload } from "./ollama/packages.js";
 import * as schema from "./ollama/schema.js";
-import type { LocalModel } from "./source.js";
-import { clientSignal, type StreamTimes } from "./stream.js";
+import { clientSignal } from "./stream.js";
 
 /** The version of Ollama whose API this is: clients ask for what a version has. */
 const apiVersion = "0.14.0";
 
-export interface OllamaServer {
-  readonly models: ServedModels<LocalModel>;
+export interface OllamaServer extends Serving {
   /** null: the server has certain models and no others. */
   readonly store: Store | null;
-  readonly times: StreamTimes;
-  readonly closing: AbortSignal;
 }
 
 export function ollamaRoutes(app: FastifyInstance, server: OllamaServer): void {
@@ -140,8 +136,8 @@ async function answering(
   const from = performance.now();
   const held = await lease(server, request, reply, body);
   try {
-    const { times, closing } = server;
-    const exchange: Exchange = { request, reply, model: held.model, times, closing };
+    const { times, closing, metrics } = server;
+    const exchange: Exchange = { request, reply, model: held.model, times, closing, metrics };
     const asked: Asked = { model: nameOf(body), loadMs: held.loadMs, from, ...ask(held) };
     if (body._debug_render_only) reply.send(rendered(exchange, asked.prepared, asked.model));
     else if (body.stream === false) await respondWhole(exchange, asked);

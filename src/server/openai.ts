@@ -1,35 +1,21 @@
 // Owns: the OpenAI routes and what they share. Schemas, jobs and shapes are in openai/.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
-import type { Exchange } from "./exchange.js";
+import { type Exchange, exchanging, type Serving } from "./exchange.js";
 import type { ServedModels } from "./models.js";
 import { chatCompletion } from "./openai/chat.js";
 import { completion } from "./openai/completions.js";
 import { ChatBody, type ChatRequest, CompletionBody, type CompletionRequest } from "./openai/schema.js";
 import type { LocalModel } from "./source.js";
-import { clientSignal, type StreamTimes } from "./stream.js";
 
-export function openaiRoutes(
-  app: FastifyInstance,
-  models: ServedModels<LocalModel>,
-  times: StreamTimes,
-  closing: AbortSignal,
-): void {
-  /** The model is loaded where it is not, and stays until the answer has ended. */
-  const answering = async <Body extends { model: string }>(
+export function openaiRoutes(app: FastifyInstance, serving: Serving): void {
+  const { models } = serving;
+  const answering = <Body extends { model: string }>(
     request: FastifyRequest,
     reply: FastifyReply,
     answer: (exchange: Exchange, body: Body) => Promise<void>,
   ) => {
     const body = request.body as Body;
-    const lease = await models.acquire(body.model, {
-      signal: AbortSignal.any([clientSignal(request, reply), closing]),
-    });
-    try {
-      await answer({ request, reply, model: lease.model, times, closing }, body);
-    } finally {
-      lease.release();
-    }
-    return reply;
+    return exchanging(serving, request, reply, body.model, (exchange) => answer(exchange, body));
   };
   app.post("/v1/chat/completions", { schema: { body: ChatBody } }, (request, reply) =>
     answering<ChatRequest>(request, reply, chatCompletion),

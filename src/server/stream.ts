@@ -2,7 +2,7 @@
 // code), comments that keep proxies from closing it through a long prefill, and back-pressure: a reader that takes
 // nothing for too long is cut off, and its request is aborted.
 import type { FastifyReply, FastifyRequest } from "fastify";
-import { errorBody, type Failure, failureOf, logFault } from "./errors.js";
+import { errorAnswer, type Failure, failureOf, logFault } from "./errors.js";
 
 export interface StreamTimes {
   /** A comment is sent when nothing else has been for so long. */
@@ -81,7 +81,7 @@ export class EventStream {
       return;
     }
     try {
-      await this.send(errorBody(failure, this.request.url));
+      await this.send(errorAnswer(failure, this.request.url).body);
       await this.done();
     } catch {
       this.end();
@@ -153,5 +153,6 @@ export class ClientGone extends Error {
 
 export function sendFailure(request: FastifyRequest, reply: FastifyReply, failure: Failure): void {
   if (failure.retryAfter !== null) reply.header("retry-after", String(failure.retryAfter));
-  reply.code(failure.status).send(errorBody(failure, request.url));
+  const { status, body } = errorAnswer(failure, request.url);
+  reply.code(status).send(body);
 }

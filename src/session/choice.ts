@@ -6,24 +6,24 @@
 import type { TokenLogprobs } from "../engine/types.js";
 import type { StopMatcher } from "../text/stop.js";
 import type { TextStream } from "./needs.js";
-import type { DeltaToken } from "./types.js";
+import type { Delta, DeltaToken } from "./types.js";
 
-export interface Piece {
-  readonly text: string;
-  readonly tokens: readonly DeltaToken[];
-}
+type Content = Delta & { type: "content" };
 
 export class ChoiceText {
   /** The stop string that was found; nothing may be pushed after it. */
   stop: string | undefined;
   /** Tokens pushed so far. */
   count = 0;
+  /** Of tools: none is looked for. */
+  readonly calls = 0;
   private pending: DeltaToken[] = [];
   private decoded = 0;
   private given = 0;
 
   /** Without a detokenizer tokens have no text. */
   constructor(
+    private readonly index: number,
     private readonly detokenizer: TextStream | undefined,
     private readonly matcher: StopMatcher | undefined,
     private readonly bytesOf: (id: number) => Uint8Array,
@@ -31,10 +31,10 @@ export class ChoiceText {
     private readonly minTokens: number,
   ) {}
 
-  push(id: number, logprobs: TokenLogprobs | undefined): Piece {
+  push(id: number, logprobs: TokenLogprobs | undefined): Content[] {
     this.count += 1;
     this.pending.push({ id, bytes: this.bytesOf(id), offset: this.decoded, logprobs });
-    if (this.detokenizer === undefined) return { text: "", tokens: this.pending.splice(0) };
+    if (this.detokenizer === undefined) return [this.content("", this.pending.splice(0))];
     return this.give(this.detokenizer.push(id));
   }
 
@@ -45,12 +45,11 @@ export class ChoiceText {
   }
 
   /** What is still held back, once no token can follow. */
-  flush(): Piece {
-    if (this.stop !== undefined || this.detokenizer === undefined) return { text: "", tokens: [] };
-    const piece = this.give(this.detokenizer.flush());
-    if (this.stop !== undefined || this.matcher === undefined) return piece;
-    const rest = this.take(this.matcher.flush());
-    return { text: piece.text + rest.text, tokens: [...piece.tokens, ...rest.tokens] };
+  flush(): Content[] {
+    if (this.stop !== undefined || this.detokenizer === undefined) return [];
+    const last = this.give(this.detokenizer.flush());
+    if (this.stop !== undefined || this.matcher === undefined) return last;
+    return [...last, ...this.take(this.matcher.flush())];
   }
 
   /** Tokens that never went out. */
@@ -58,7 +57,7 @@ export class ChoiceText {
     return this.pending;
   }
 
-  private give(text: string): Piece {
+  private give(text: string): Content[] {
     this.decoded += text.length;
     if (this.matcher === undefined || this.count < this.minTokens) return this.take(text);
     const found = this.matcher.push(text);
@@ -66,10 +65,14 @@ export class ChoiceText {
     return this.take(found.text);
   }
 
-  private take(text: string): Piece {
-    if (text === "") return { text, tokens: [] };
+  private take(text: string): Content[] {
+    if (text === "") return [];
     this.given += text.length;
     const waiting = this.pending.findIndex((token) => token.offset >= this.given);
-    return { text, tokens: this.pending.splice(0, waiting < 0 ? this.pending.length : waiting) };
+    return [this.content(text, this.pending.splice(0, waiting < 0 ? this.pending.length : waiting))];
+  }
+
+  private content(text: string, tokens: readonly DeltaToken[]): Content {
+    return { type: "content", index: this.index, text, tokens };
   }
 }

@@ -1,5 +1,5 @@
 // Owns: what a session asks of the parts below it. EngineClient is a Generator; text/ gives a TextModel.
-import type { GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
+import type { EngineStats, GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
 import type { ChatMessage, Tool } from "./types.js";
 
 export interface Generator {
@@ -8,6 +8,10 @@ export interface Generator {
   generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterable<TokenEvent>;
   /** Ends a choice, or all of a request's; each still gets its finish event. */
   abort(id: string, index?: number): void;
+  /** False between its host's death and the next request; absent: it cannot die by itself. */
+  readonly alive?: boolean;
+  /** Starts a dead host again. */
+  stats?(): Promise<EngineStats>;
 }
 
 /** Absent for a checkpoint that has none: it is then served by token ids alone. */
@@ -22,6 +26,8 @@ export interface TextTokenizer {
   /** bos: put the model's first token before it, where it has one. special: spelled-out special tokens become ids. */
   encode(text: string, options: { bos?: boolean; special?: boolean }): Int32Array;
   tokenBytes(id: number): Uint8Array;
+  /** The control token that is spelled so. */
+  control(spelling: string): number | undefined;
   /** whole: the ids are a text from its beginning, not the continuation of one. */
   detokenizer(options: { skipSpecial: boolean; whole?: boolean }): TextStream;
 }
@@ -33,6 +39,9 @@ export interface TextStream {
 }
 
 export interface TextTemplate {
+  /** Its text, and that of the one which is used with tools, where it is another. */
+  readonly source: string;
+  readonly toolSource?: string;
   encode(
     messages: readonly ChatMessage[],
     options: {

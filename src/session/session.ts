@@ -2,20 +2,29 @@
 // detokenizer → stop strings. What index.ts, cli/ and server/ share. Refuses what cannot be answered before the engine
 // hears of it, with a UserError. Holds no state between requests.
 import { UserError } from "../base/errors.js";
-import type { GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
+import type { FinishReason, GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
 import { StopMatcher } from "../text/stop.js";
+import { type AnswerPlan, type AnswerVariables, answerPlan, answerVariables } from "./answer.js";
 import { ChoiceText } from "./choice.js";
 import type { Generator, TextModel } from "./needs.js";
+import { RoutedText } from "./routed.js";
+import { AnswerRouter, type RouterOptions } from "./router.js";
+import { describeTools } from "./tools.js";
 import type { ChatJob, ChatMessage, Delta } from "./types.js";
 
 /** A job that can run. */
 export interface Prepared {
   readonly job: ChatJob;
+  /** How the answer is taken apart; absent: it is all text. */
+  readonly router?: RouterOptions;
   readonly request: GenerateRequest;
 }
 
 /** Characters: few texts have longer tokens on average. */
 const commonTokenLength = 16;
+/** Of a prompt, to see how it opens the answer. */
+const tailTokens = 24;
+const useIds = "Use completions with a prompt of token ids.";
 
 export class Session {
   private longest = 0;
@@ -37,9 +46,8 @@ export class Session {
 
   /** Throws UserError where the job cannot be done. Nothing has begun when it returns. */
   prepare(job: ChatJob): Prepared {
-    refuseUnsupported(job);
     this.refuseFarTooLong(job);
-    const promptIds = this.promptIds(job);
+    const { promptIds, plan } = this.prompt(job);
     const { vocabSize } = this.limits;
     checkIds("prompt", promptIds, vocabSize);
     checkIds(
@@ -59,6 +67,7 @@ export class Session {
     const endIds = job.ignoreEos ? [] : (this.text?.tokenizer.endIds ?? this.endIds);
     return {
       job,
+      router: plan.router,
       request: {
         id: crypto.randomUUID(),
         promptIds,
@@ -72,17 +81,18 @@ export class Session {
         priority: job.priority,
         cacheSalt: job.cacheSalt,
         adapter: job.adapter,
+        grammar: plan.grammar,
       },
     };
   }
 
   /** Ends every choice with one finish delta. An early return of the caller aborts the request. */
-  async *deltas({ job, request }: Prepared, signal?: AbortSignal): AsyncGenerator<Delta> {
+  async *deltas({ job, router, request }: Prepared, signal?: AbortSignal): AsyncGenerator<Delta> {
     if (signal?.aborted) {
       yield* aborted(request);
       return;
     }
-    const choices = Array.from({ length: request.n }, () => this.choiceText(job));
+    const choices = Array.from({ length: request.n }, (_, index) => this.choiceText(job, index, router));
     const stopIds = new Set(request.stopIds);
     const shownStopIds = new Set(job.includeStop ? job.stopIds : []);
     for await (const event of this.engine.generate(request, signal)) {
@@ -100,13 +110,11 @@ export class Session {
           choice.pushSilent(event.id, event.logprobs);
           continue;
         }
-        const piece = choice.push(event.id, event.logprobs);
-        if (piece.text !== "" || piece.tokens.length > 0) yield { type: "content", index, ...piece };
+        yield* choice.push(event.id, event.logprobs);
         if (choice.stop !== undefined) this.engine.abort(request.id, index);
         continue;
       }
-      const piece = choice.flush();
-      if (piece.text !== "" || piece.tokens.length > 0) yield { type: "content", index, ...piece };
+      yield* choice.flush();
       yield finish(event, choice);
     }
   }
@@ -144,18 +152,27 @@ export class Session {
 
   /** The prompt as the model gets it, however long it is. */
   promptIds(job: ChatJob): Int32Array {
+    return this.prompt(job).promptIds;
+  }
+
+  private prompt(job: ChatJob): { promptIds: Int32Array; plan: AnswerPlan } {
     const given = [job.messages, job.prompt, job.promptIds].filter((input) => input !== undefined).length;
     if (given !== 1) throw new UserError("Give exactly one of messages, a prompt and a prompt's token ids.");
+    const text = job.messages || job.format ? this.needText(job.messages ? "messages" : "format", useIds) : this.text;
+    const answer = text && answerVariables(job, text);
     const ids =
       job.promptIds ??
-      (job.messages ? this.renderChat(job, job.messages) : this.encodePrompt(job.prompt!, job.parseSpecial));
+      (job.messages
+        ? this.renderChat(job, job.messages, text!, answer!)
+        : this.encodePrompt(job.prompt!, job.parseSpecial));
     if (ids.length === 0) {
       throw new UserError("The prompt is empty, and this model has no token to begin from; give at least one token.", {
         code: "empty_prompt",
         param: promptParam(job),
       });
     }
-    return ids;
+    const tail = () => this.detokenize(ids.subarray(Math.max(0, ids.length - tailTokens)), { special: true });
+    return { promptIds: ids, plan: answer ? answerPlan(job, answer.dialect, text, job.messages ? tail() : "") : {} };
   }
 
   private encodePrompt(prompt: string, special = false): Int32Array {
@@ -163,17 +180,22 @@ export class Session {
     return tokenizer.encode(prompt, { bos: true, special });
   }
 
-  private renderChat(job: ChatJob, messages: readonly ChatMessage[]): Int32Array {
-    const { template } = this.needText("messages", "Use completions with a prompt of token ids.");
+  private renderChat(
+    job: ChatJob,
+    messages: readonly ChatMessage[],
+    { template }: TextModel,
+    { dialect, tools, variables }: AnswerVariables,
+  ): Int32Array {
     if (template === undefined) {
       throw new UserError("This model has no chat template; use completions with a prompt.", {
         code: "no_chat_template",
         param: "messages",
       });
     }
-    return template.encode(messages, {
-      tools: job.tools,
-      variables: job.templateVariables,
+    const described = dialect.describesTools && (tools !== undefined || messages.some(speaksOfTools));
+    return template.encode(described ? describeTools(messages, tools ?? []) : messages, {
+      tools: described ? undefined : tools,
+      variables,
       addGenerationPrompt: job.addGenerationPrompt ?? true,
     });
   }
@@ -213,9 +235,20 @@ export class Session {
     return Math.max(1, this.longest);
   }
 
-  private choiceText(job: ChatJob): ChoiceText {
+  private choiceText(job: ChatJob, index: number, router: RouterOptions | undefined): ChoiceText | RoutedText {
     const tokenizer = this.text?.tokenizer;
+    if (router !== undefined) {
+      return new RoutedText(
+        index,
+        tokenizer!.detokenizer({ skipSpecial: job.skipSpecialTokens ?? true }),
+        new AnswerRouter(router),
+        job.stop.length === 0 ? undefined : new StopMatcher(job.stop, job.includeStop),
+        new Set(router.controls.values()),
+        (id) => this.tokenBytes(id),
+      );
+    }
     return new ChoiceText(
+      index,
       tokenizer?.detokenizer({ skipSpecial: job.skipSpecialTokens ?? true }),
       job.stop.length === 0 ? undefined : new StopMatcher(job.stop, job.includeStop),
       (id) => this.tokenBytes(id),
@@ -243,21 +276,6 @@ export class Session {
   }
 }
 
-function refuseUnsupported(job: ChatJob): void {
-  const asked: [param: string, asks: boolean][] = [
-    ["tool_choice", job.toolChoice !== undefined && job.toolChoice !== "none"],
-    ["parallel_tool_calls", job.parallelToolCalls === false],
-    ["format", job.format !== undefined],
-    ["think", job.think !== undefined],
-  ];
-  const found = asked.find(([, asks]) => asks);
-  if (found === undefined) return;
-  throw new UserError(`The field "${found[0]}" is not supported yet; leave it out.`, {
-    code: "unsupported_field",
-    param: found[0],
-  });
-}
-
 /** Before anything began. */
 function* aborted({ n, promptIds }: GenerateRequest): Iterable<Delta> {
   const none = { queueMs: 0, promptMs: 0, generationMs: 0, cachedTokens: 0, generatedTokens: 0 };
@@ -265,12 +283,12 @@ function* aborted({ n, promptIds }: GenerateRequest): Iterable<Delta> {
   for (let index = 0; index < n; index++) yield { type: "finish", index, reason: "abort", tokens: [], timings };
 }
 
-function finish(event: TokenEvent & { type: "finish" }, choice: ChoiceText): Delta {
+function finish(event: TokenEvent & { type: "finish" }, choice: ChoiceText | RoutedText): Delta {
   const { index, timings, error } = event;
   const tokens = choice.rest();
   // A found stop string is the reason, whatever the engine was told in order to end the choice.
   return choice.stop === undefined
-    ? { type: "finish", index, reason: event.reason, stop: event.stopId, tokens, error, timings }
+    ? { type: "finish", index, reason: reasonOf(event, choice), stop: event.stopId, tokens, error, timings }
     : {
         type: "finish",
         index,
@@ -279,6 +297,10 @@ function finish(event: TokenEvent & { type: "finish" }, choice: ChoiceText): Del
         tokens,
         timings: { ...timings, generatedTokens: choice.count },
       };
+}
+
+function reasonOf({ reason }: TokenEvent & { type: "finish" }, { calls }: ChoiceText | RoutedText): FinishReason {
+  return reason === "stop" && calls > 0 ? "tool_calls" : reason;
 }
 
 function checkIds(param: string, ids: Iterable<number>, vocabSize: number): void {
@@ -301,6 +323,10 @@ function contextExceeded(contextLength: number, asks: string, param: string): Us
     `The context is ${contextLength} tokens long, but ${asks}. Shorten the prompt or ask for fewer tokens.`,
     { code: "context_length_exceeded", param },
   );
+}
+
+function speaksOfTools({ role, toolCalls }: ChatMessage): boolean {
+  return role === "tool" || toolCalls !== undefined;
 }
 
 function textLength(content: ChatMessage["content"]): number {

@@ -25,6 +25,10 @@ function textTokenizer(tokenizer: Tokenizer): TextTokenizer {
     endIds: tokenizer.eosIds,
     encode: (text, { bos = false, special = false }) =>
       tokenizer.encode(text, { addSpecial: bos ? "begin" : false, parseSpecial: special }),
+    control: (spelling) => {
+      const id = tokenizer.idOf(spelling);
+      return id !== undefined && tokenizer.isControl(id) ? id : undefined;
+    },
     tokenBytes: (id) => (known(id) ? tokenizer.decodeBytes(id).slice() : noBytes),
     detokenizer({ skipSpecial, whole = false }): TextStream {
       const stream = new Detokenizer(tokenizer, { skipSpecial, stripLeadingSpace: whole });
@@ -35,6 +39,8 @@ function textTokenizer(tokenizer: Tokenizer): TextTokenizer {
 
 function textTemplate(tokenizer: Tokenizer, template: ChatTemplate): TextTemplate {
   return {
+    source: template.source,
+    toolSource: template.namedSource("tool_use"),
     encode(messages, { tools, variables, addGenerationPrompt }) {
       const rendered = template.render({
         messages: messages.map(templateMessage),

@@ -1,6 +1,10 @@
 // Owns: what the API surfaces ask for and get: ChatJob in, Delta out. session.ts turns one into the other; index.ts, cli/
 // and server/ translate their own formats to and from these and touch nothing below.
+
 import type { FinishReason, SamplingParams, Timings, TokenLogprobs } from "../engine/types.js";
+import type { OutputFormat } from "../text/grammar/format.js";
+
+export type { OutputFormat } from "../text/grammar/format.js";
 
 export interface TextPart {
   readonly type: "text";
@@ -25,19 +29,11 @@ export interface ChatMessage {
 export interface Tool {
   readonly name: string;
   readonly description?: string;
+  /** JSON Schema of an object. */
   readonly parameters?: Readonly<Record<string, unknown>>;
+  /** false: objects in it may have properties that they do not name. */
+  readonly strict?: boolean;
 }
-
-/** What the text of an answer must be. */
-export type OutputFormat =
-  | { readonly kind: "json" }
-  /** strict: properties that the schema does not name may not come; otherwise as the schema says. */
-  | { readonly kind: "schema"; readonly schema: object; readonly strict?: boolean }
-  /** The whole answer matches it. */
-  | { readonly kind: "regex"; readonly pattern: string }
-  | { readonly kind: "choice"; readonly choices: readonly string[] }
-  /** EBNF or GBNF with a rule "root". */
-  | { readonly kind: "grammar"; readonly grammar: string };
 
 /** auto: the model decides; required: at least one call; name: a call of this tool. */
 export type ToolChoice = "auto" | "required" | "none" | { readonly name: string };
@@ -48,7 +44,7 @@ export type Thinking = boolean | "low" | "medium" | "high";
 export interface ChatJob {
   readonly messages?: readonly ChatMessage[];
   readonly tools?: readonly Tool[];
-  /** Calls are recognised and constrained where this is given; otherwise tools are only rendered and calls come as text. */
+  /** auto unless said. */
   readonly toolChoice?: ToolChoice;
   /** More than one call an answer; true unless said. */
   readonly parallelToolCalls?: boolean;

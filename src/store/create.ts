@@ -12,6 +12,7 @@ import { configType, type Descriptor, encodeManifest, hexOf, layerType, manifest
 import type { Recipe } from "./modelfile.js";
 import { isPathSpelling, parsePackageName } from "./names.js";
 import { configBlob, fileLayer, linkModel, modelKey, type Package, type PackageConfig } from "./package.js";
+import { parameterNames } from "./parameters.js";
 import type { PullOptions } from "./report.js";
 import { newName, type Store } from "./store.js";
 
@@ -31,25 +32,31 @@ interface Base {
   readonly config: PackageConfig;
 }
 
+/** Writes the model at `path` as one quantised GGUF at `output`: host/ has it. */
+export type Quantizer = (
+  path: string,
+  quantisation: string,
+  output: string,
+  options: { readonly onProgress?: (done: number, total: number) => void; readonly signal?: AbortSignal },
+) => Promise<void>;
+
+export interface CreateOptions extends PullOptions {
+  /** Needed where a request asks to quantise. */
+  readonly quantizer?: Quantizer;
+}
+
 /** Throws UserError for a base that is not there, or a request that makes no sense; nothing is left named then. */
 export async function createPackage(
   store: Store,
   name: string,
   request: CreateRequest,
-  options: PullOptions = {},
+  options: CreateOptions = {},
 ): Promise<Package> {
   const id = newName(name);
-  if (request.quantize !== undefined) {
-    throw new UserError("create cannot quantise yet: make the package from a GGUF that is quantised already", {
-      status: 501,
-      code: "unsupported_field",
-      param: "quantize",
-    });
-  }
   const hold = new Hold(store.folder);
   try {
     const work = new Creation(store, hold, request, options);
-    const base = await work.base();
+    const base = await work.quantised(await work.base());
     const layers = await work.layers(base.layers);
     const { renderer, parser, requires } = request;
     const config = { ...base.config, ...defined({ renderer, parser, requires }) };
@@ -77,7 +84,7 @@ class Creation {
     private readonly store: Store,
     private readonly hold: Hold,
     private readonly request: CreateRequest,
-    private readonly options: PullOptions,
+    private readonly options: CreateOptions,
   ) {}
 
   async base(): Promise<Base> {
@@ -95,6 +102,32 @@ class Creation {
     const layers: Descriptor[] = [];
     for (const path of paths as string[]) layers.push(...(await this.modelLayers(path)));
     return this.fromFiles(layers);
+  }
+
+  /** The base with its model quantised, where the request asks for that. */
+  async quantised(base: Base): Promise<Base> {
+    const { quantize } = this.request;
+    if (quantize === undefined || quantize === "") return base;
+    const { quantizer, report, signal } = this.options;
+    if (quantizer === undefined) throw new UserError("this store cannot quantise", { status: 501, param: "quantize" });
+    const { folder } = this.store;
+    await this.hold.add(modelKey(base.layers));
+    const path = linkModel(folder, base.layers);
+    report?.status?.(`quantizing ${base.config.quantization} model to ${quantize.toUpperCase()}`);
+    const name = `${basename(path).replace(/\.gguf$/, "")}-${quantize.toLowerCase()}.gguf`;
+    const output = partialPath(folder, `quantised.${process.pid}.${Date.now()}`);
+    mkdirSync(join(folder, "partial"), { recursive: true });
+    try {
+      const onProgress = (done: number, total: number) => report?.progress?.(name, done, total);
+      await quantizer(path, quantize, output, { onProgress, ...(signal === undefined ? {} : { signal }) });
+      const sha256 = await sha256OfFile(output, undefined, signal);
+      await this.hold.add(sha256);
+      const { bytes } = await adopt(folder, output, name, { kind: "sha256", hex: sha256 });
+      const rest = base.layers.filter(({ mediaType }) => mediaType !== layerType.model && mediaType !== layerType.file);
+      return this.fromFiles([fileLayer({ name, sha256, bytes }), ...rest]);
+    } finally {
+      rmSync(output, { force: true });
+    }
   }
 
   /** null: a package's name. */
@@ -232,7 +265,10 @@ class Creation {
     if (Object.keys(parameters).length === 0) return [...layers];
     const before = layers.find(({ mediaType }) => mediaType === layerType.parameters);
     const inherited = before === undefined ? {} : (JSON.parse(this.store.blobText(before)) as object);
-    const text = JSON.stringify({ ...inherited, ...parameters });
+    const all: Record<string, unknown> = { ...inherited, ...parameters };
+    // In one order, so that the same parameters are the same blob.
+    const names = [...parameterNames.filter((name) => name in all), ...Object.keys(all)];
+    const text = JSON.stringify(Object.fromEntries(names.map((name) => [name, all[name]])));
     return [...layers.filter((one) => one !== before), await this.text(layerType.parameters, text)];
   }
 

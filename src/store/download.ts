@@ -4,6 +4,7 @@ import { rmSync, statSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { UserError } from "../base/errors.js";
+import { bodyOf, followed } from "./abort.js";
 import { diskFailure } from "./blobs.js";
 
 export interface DownloadOptions {
@@ -77,23 +78,28 @@ export function retryAfterMs(response: Response): number | undefined {
 
 /** Aborts when nothing has come for a while: a dead connection can stay open for hours. */
 export class Watchdog {
-  private readonly controller = new AbortController();
+  private readonly controller: AbortController;
   private timer: NodeJS.Timeout | undefined;
+  private bitten = false;
 
   /** Aborts with a reason; also when the caller's signal does. */
   readonly signal: AbortSignal;
 
   constructor(signal: AbortSignal | undefined) {
-    this.signal = signal === undefined ? this.controller.signal : AbortSignal.any([this.controller.signal, signal]);
+    this.controller = followed(signal);
+    this.signal = this.controller.signal;
   }
 
   get bit(): boolean {
-    return this.controller.signal.aborted;
+    return this.bitten;
   }
 
   expect(withinMs: number): void {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.controller.abort(new Error(`nothing came for ${withinMs / 1000} s`)), withinMs);
+    this.timer = setTimeout(() => {
+      this.bitten = true;
+      this.controller.abort(new Error(`nothing came for ${withinMs / 1000} s`));
+    }, withinMs);
   }
 
   stop(): void {
@@ -165,7 +171,7 @@ async function attempt(url: string, path: string, options: DownloadOptions, firs
     });
     watchdog.expect(silenceMs);
     try {
-      for await (const chunk of response.body ?? []) {
+      for await (const chunk of bodyOf(response, watchdog.signal)) {
         watchdog.expect(silenceMs);
         await file.appendFile(chunk);
         done += chunk.length;

@@ -5,6 +5,7 @@
 import { existsSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { UserError } from "../base/errors.js";
+import { bodyOf, followed } from "./abort.js";
 import { diskFailure } from "./blobs.js";
 import { answer, checkStatus, type DownloadOptions, networkReason, retrying, Transient, Watchdog } from "./download.js";
 
@@ -82,8 +83,8 @@ export async function downloadParallel(
   const file = await open(path, existsSync(path) ? "r+" : "w+").catch((error: unknown) => {
     throw diskFailure(error, path);
   });
-  const failing = new AbortController();
-  const signal = options.signal === undefined ? failing.signal : AbortSignal.any([failing.signal, options.signal]);
+  const failing = followed(options.signal);
+  const { signal } = failing;
   const arrived = new Map<number, number>([...parts.done].map((at) => [at, sizeOfRange(parts.rangeOf(at))]));
   const tell = () =>
     options.onProgress?.(
@@ -117,10 +118,11 @@ export async function downloadParallel(
     if (failed !== undefined) throw failed.reason;
   } catch (error) {
     options.signal?.throwIfAborted();
-    if (error instanceof NoRanges) forgetPartial(path);
+    if (error instanceof NoRanges) arrived.clear();
     throw diskFailure(error, path);
   } finally {
     await file.close();
+    if (arrived.size === 0) forgetPartial(path);
   }
   rmSync(partsPath(path), { force: true });
 }
@@ -136,12 +138,13 @@ async function fetchRange(
   onBytes: (count: number) => void,
 ): Promise<void> {
   let at = start;
-  const attempt = async () => {
+  const attempt = async (first: boolean) => {
     const watchdog = new Watchdog(options.signal);
     const silenceMs = options.silenceMs ?? 30_000;
+    const limitMs = first ? (options.firstAnswerMs ?? silenceMs) : silenceMs;
     try {
       const headers = { ...options.headers, "accept-encoding": "identity", range: `bytes=${at}-${end - 1}` };
-      const response = await answer(url, headers, silenceMs, watchdog, options.signal);
+      const response = await answer(url, headers, limitMs, watchdog, options.signal);
       await checkStatus(response, url, undefined, options);
       if (response.status !== 206) {
         await response.body?.cancel();
@@ -154,7 +157,7 @@ async function fetchRange(
     }
     async function writeBody(response: Response, from: string): Promise<void> {
       try {
-        for await (const chunk of response.body ?? []) {
+        for await (const chunk of bodyOf(response, watchdog.signal)) {
           watchdog.expect(silenceMs);
           const bytes = chunk.subarray(0, end - at);
           for (let done = 0; done < bytes.length; ) {

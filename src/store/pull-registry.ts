@@ -3,6 +3,7 @@
 
 import { join } from "node:path";
 import { UserError } from "../base/errors.js";
+import { followed } from "./abort.js";
 import { hasBlob } from "./blobs.js";
 import { fetchVerified } from "./fetch.js";
 import type { Hold } from "./keep.js";
@@ -41,13 +42,12 @@ export async function pullFromRegistry(
     });
   }
   await hold.add(...wanted.map(({ digest }) => hexOf(digest)));
-  const failing = new AbortController();
-  const both = signal === undefined ? failing.signal : AbortSignal.any([failing.signal, signal]);
+  const failing = followed(signal);
   // Large ones first: they take longest.
   const queue = wanted.sort((a, b) => b.size - a.size);
   const work = async () => {
     for (let blob = queue.shift(); blob !== undefined; blob = queue.shift()) {
-      await fetchBlob(folder, registry, blob, { ...options, signal: both });
+      await fetchBlob(folder, registry, blob, { ...options, signal: failing.signal });
     }
   };
   const workers = Array.from({ length: atOnce }, () =>
@@ -81,6 +81,7 @@ async function fetchBlob(folder: string, registry: Registry, blob: Descriptor, o
       const fetchIt = () =>
         fetchVerified(folder, url, file, options, {
           headers: registry.headers,
+          ...options,
           refuse: (status) => registry.refusal(status, name),
         });
       try {

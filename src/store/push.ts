@@ -163,7 +163,7 @@ class Upload {
     if (to === null) throw this.registry.refusal(502, this.what, "a redirect without a location");
     const headers = { "content-type": "application/octet-stream" };
     const url = new URL(to, this.registry.address).href;
-    await this.registry.expect(await this.registry.request("PUT", url, { headers, body }), this.what);
+    await this.registry.expect(await this.registry.request("PUT", url, { headers, body, foreign: true }), this.what);
     this.md5s.push(createHash("md5").update(body).digest());
     rmSync(this.note, { force: true });
   }

@@ -18,6 +18,14 @@ export interface RegistryOptions {
   readonly pauseMs?: number;
 }
 
+interface RequestOptions {
+  readonly headers?: Record<string, string>;
+  readonly body?: Uint8Array | string;
+  readonly redirect?: "manual";
+  /** A content server's address: it gets no token, whatever its host. */
+  readonly foreign?: boolean;
+}
+
 const silenceMs = 30_000;
 /** Until a chunk is through a slow line. */
 const sendingMs = 600_000;
@@ -65,6 +73,7 @@ async function wordsOf(response: Response): Promise<string> {
 export class Registry {
   readonly address: string;
   private authorization: string | undefined;
+  private authorizing: Promise<boolean> | undefined;
 
   constructor(
     readonly id: PackageId,
@@ -140,11 +149,7 @@ export class Registry {
   }
 
   /** One request, with a token where one is asked for, and again where the network or the server fails. */
-  async request(
-    method: string,
-    url: string,
-    init: { headers?: Record<string, string>; body?: Uint8Array | string; redirect?: "manual" } = {},
-  ): Promise<Response> {
+  async request(method: string, url: string, init: RequestOptions = {}): Promise<Response> {
     const { retries = 5, pauseMs = 500, signal } = this.options;
     for (let failures = 0; ; ) {
       let pause = pauseMs * 2 ** failures;
@@ -170,12 +175,8 @@ export class Registry {
     }
   }
 
-  private async attempt(
-    method: string,
-    url: string,
-    init: { headers?: Record<string, string>; body?: Uint8Array | string; redirect?: "manual" },
-  ): Promise<Response> {
-    const own = new URL(url).host === new URL(this.address).host;
+  private async attempt(method: string, url: string, { foreign = false, ...init }: RequestOptions): Promise<Response> {
+    const own = !foreign && new URL(url).host === new URL(this.address).host;
     const send = () =>
       fetch(url, {
         method,
@@ -195,8 +196,15 @@ export class Registry {
     return this.options.signal === undefined ? limit : AbortSignal.any([limit, this.options.signal]);
   }
 
-  /** Takes what the answer's challenge asks for. false: there is nothing to give. */
-  async authorize(response: Response): Promise<boolean> {
+  /** Takes what the answer's challenge asks for; of requests at once, one asks. false: there is nothing to give. */
+  private authorize(response: Response): Promise<boolean> {
+    this.authorizing ??= this.takeToken(response).finally(() => {
+      this.authorizing = undefined;
+    });
+    return this.authorizing;
+  }
+
+  private async takeToken(response: Response): Promise<boolean> {
     const { scheme, parameters } = challengeOf(response);
     const { host } = new URL(this.address);
     const basic = credentialsFor(host);

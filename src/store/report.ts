@@ -1,4 +1,5 @@
 // Owns: what a long operation tells whoever watches it: callbacks inside, Ollama's progress objects for its API.
+import { followed } from "./abort.js";
 
 /** What a pull, a push or a create tells whoever watches it. */
 export interface PullReport {
@@ -17,6 +18,9 @@ export interface PullOptions {
   readonly giveUpMs?: number;
   /** A registry may be spoken to without TLS. */
   readonly insecure?: boolean;
+  /** How often a registry is asked again, and after what first pause; the pause doubles. */
+  readonly retries?: number;
+  readonly pauseMs?: number;
 }
 
 /** One line of Ollama's progress streams. */
@@ -36,7 +40,7 @@ export async function* steps(
   body: (report: PullReport, signal: AbortSignal) => Promise<unknown>,
   signal?: AbortSignal,
 ): AsyncGenerator<Progress, void, undefined> {
-  const leaving = new AbortController();
+  const leaving = followed(signal);
   const queue: Progress[] = [];
   let wake = () => {};
   const push = (progress: Progress) => {
@@ -54,8 +58,7 @@ export async function* steps(
     },
   };
   let ended = false;
-  const both = signal === undefined ? leaving.signal : AbortSignal.any([leaving.signal, signal]);
-  const running = body(report, both).finally(() => {
+  const running = body(report, leaving.signal).finally(() => {
     ended = true;
     wake();
   });

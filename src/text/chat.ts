@@ -69,6 +69,10 @@ export class ChatTemplate {
     this.spellings = new Spellings(controlSpellings);
   }
 
+  namedSource(name: string): string | undefined {
+    return this.named.get(name)?.source;
+  }
+
   get names(): readonly string[] {
     return ["default", ...this.named.keys()];
   }

@@ -24,7 +24,8 @@ export class GoStruct {
 
 export type GoFunction = (...values: readonly unknown[]) => unknown;
 
-const mostSteps = 5_000_000;
+/** Nodes and rounds of one rendering. */
+const mostSteps = 2_000_000;
 const deepest = 100;
 
 /** JSON as Go's encoding/json writes it: no spaces, keys of maps in order, <, > and & escaped. */
@@ -196,10 +197,14 @@ class Run {
   private list(nodes: readonly Node[], dot: unknown): void {
     const mark = this.scopes.length;
     for (const node of nodes) {
-      if (++this.steps > mostSteps) throw new FormatError("the template does not come to an end");
+      this.step();
       this.node(node, dot);
     }
     this.scopes.length = mark;
+  }
+
+  private step(): void {
+    if (++this.steps > mostSteps) throw new FormatError("the template does not come to an end");
   }
 
   private node(node: Node, dot: unknown): void {
@@ -263,6 +268,7 @@ class Run {
     const entries = rangeEntries(value);
     const { variables, assigns } = node.pipe;
     for (const [key, one] of entries) {
+      this.step();
       const given = variables.length === 2 ? [key, one] : [one];
       variables.forEach((name, at) => {
         if (assigns) this.assign(name, given[at]);
@@ -353,7 +359,7 @@ function rangeEntries(value: unknown): [unknown, unknown][] {
   if (value === null || value === undefined) return [];
   if (Array.isArray(value)) return value.map((one, at) => [at, one]);
   if (value instanceof Map) return sortedEntries(value);
-  if (typeof value === "number") return Array.from({ length: value }, (_, at) => [at, at]);
+  if (typeof value === "number" && value <= mostSteps) return Array.from({ length: value }, (_, at) => [at, at]);
   throw new FormatError(`${goText(value)} cannot be ranged over`);
 }
 

@@ -52,7 +52,7 @@ test.each([
   [["run", "smollm2", "--frobnicate", "x"], /unknown option '--frobnicate'/],
   [["run", "smollm2", "--threads", "none", "x"], /It must be a whole number from 1 to 1024/],
   [["run", "smollm2", "--top-p", "1.5", "x"], /It must be a number from/],
-  [["run", "smollm2", "--device", "abacus", "x"], /Allowed choices are auto, cpu, reference/],
+  [["run", "smollm2", "--device", "abacus", "x"], /It must be one of auto, cpu, cuda, reference/],
   [["render"], /give a MODEL, or a template with --template/],
   [["run", "smollm2"], /there is no prompt/],
   [["serve", "./a.gguf", "./a.gguf"], /\.\/a\.gguf was given twice.*--id/],

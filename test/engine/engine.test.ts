@@ -215,26 +215,41 @@ describe.each(depths)("the end of a choice at depth $depth", ({ depth }) => {
 });
 
 describe.each(depths)("a constraint at depth $depth", ({ depth }) => {
-  /** Allows only multiples of three; ready at every other asking where it is late. */
+  /** Allows only multiples of three; every third of them is followed by 5 and 7, and after `most` tokens nothing is. Ready
+   *  at the `late`th asking after each token. */
   class Threes implements TokenConstraint {
     readonly accepted: number[] = [];
-    asked = 0;
-    constructor(private readonly late: boolean) {}
+    closed = 0;
+    private asked = 0;
+    private given = true;
+    constructor(
+      private readonly late: number,
+      private readonly most = Number.POSITIVE_INFINITY,
+    ) {}
+    ready(): boolean {
+      return this.asked++ >= this.late;
+    }
+    jump(): readonly number[] {
+      if (this.given || this.accepted.length % 3 !== 0) return [];
+      this.given = true;
+      return [5, 7];
+    }
     mask(out: Uint32Array): boolean {
-      if (this.late && this.asked++ % 2 === 0) return false;
       for (let id = 0; id < vocabSize; id += 3) out[id >>> 5] |= 1 << (id & 31);
-      return true;
+      return this.accepted.length < this.most;
     }
     accept(id: number): void {
       this.accepted.push(id);
+      this.asked = 0;
+      this.given = false;
     }
     rollback(): void {}
-    jump(): readonly number[] {
-      return [];
+    close(): void {
+      this.closed++;
     }
   }
 
-  it.each([false, true])("masks its own rows and nobody else's; late: %s", async (late) => {
+  it.each([0, 1, 2, 7])("masks its own rows and nobody else's; ready at asking %i", async (late) => {
     const world = new World({ depth, stepTokens: 17 });
     const constraint = new Threes(late);
     const free = request("free", ids(20, 2), { maxTokens: 20 });
@@ -242,9 +257,38 @@ describe.each(depths)("a constraint at depth $depth", ({ depth }) => {
     world.submit(free);
     await world.finish();
     expect(world.tokens("bound")).toHaveLength(10);
-    expect(world.tokens("bound").every((id) => id % 3 === 0)).toBe(true);
-    expect(constraint.accepted).toEqual(world.tokens("bound"));
+    const bound = world.tokens("bound");
+    expect([3, 4, 8, 9].map((at) => bound[at])).toEqual([5, 7, 5, 7]);
+    const drawn = bound.filter((_, at) => at % 5 < 3);
+    expect(drawn.every((id) => id % 3 === 0)).toBe(true);
+    expect(constraint.accepted).toEqual(drawn);
+    expect(constraint.closed).toBe(1);
     expect(world.tokens("free")).toEqual(await alone(free));
+  });
+
+  it.each([0, 3])("draws what it would draw if what must follow had been drawn; ready at asking %i", async (late) => {
+    const world = new World({ depth });
+    world.submit(request("bound", ids(30), { maxTokens: 9 }), () => new Threes(late));
+    await world.finish();
+    const bound = world.tokens("bound");
+    const again = new World({ depth });
+    again.submit(request("rest", [...ids(30), ...bound.slice(0, 5)], { maxTokens: 3 }), () => new Threes(0));
+    await again.finish();
+    expect(again.tokens("rest")).toEqual(bound.slice(5, 8));
+  });
+
+  it("ends where nothing can follow, and waits for nobody", async () => {
+    const world = new World({ depth });
+    world.submit(request("never", ids(30, 3)), () => new Threes(Number.POSITIVE_INFINITY));
+    world.submit(request("bound", ids(30), { maxTokens: 50 }), () => new Threes(1, 4));
+    world.submit(request("free", ids(20, 2), { maxTokens: 20 }));
+    for (let i = 0; i < 60; i++) await world.engine.step();
+    expect([world.reason("bound"), world.tokens("bound").length]).toEqual(["stop", 6]);
+    expect(world.reason("free")).toBe("length");
+    expect(world.tokens("never")).toEqual([]);
+    world.engine.abort("never");
+    await world.finish();
+    expect(world.reason("never")).toBe("abort");
   });
 });
 

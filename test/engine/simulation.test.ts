@@ -35,20 +35,34 @@ function randomRequest(dice: Dice, id: string): GenerateRequest {
   });
 }
 
-/** Allows what leaves another rest by seven than the token before did; late as often as the dice say. */
+/** Allows what leaves another rest by seven than the token before did; what leaves two is followed by three tokens that
+ *  leave none. Late as often as the dice say. */
 function constraint(late: () => boolean): TokenConstraint {
   let rest = 0;
+  let known = false;
+  let jumped = true;
   return {
+    ready() {
+      known ||= !late();
+      return known;
+    },
     mask(out) {
-      if (late()) return false;
       for (let id = 0; id < vocabSize; id++) if (id % 7 !== rest) out[id >>> 5] |= 1 << (id & 31);
       return true;
     },
     accept(id) {
       rest = id % 7;
+      known = false;
+      jumped = false;
     },
     rollback() {},
-    jump: () => [],
+    jump() {
+      if (jumped || rest !== 2) return [];
+      jumped = true;
+      rest = 0;
+      return [7, 14, 21];
+    },
+    close() {},
   };
 }
 

@@ -130,6 +130,14 @@ describe("windows", () => {
     expect(windows(await withConfig("qwen2", { ...on, use_sliding_window: false }))).toEqual([0, 0, 0]);
   });
 
+  test("gemma3: the rope's base and the queries' divisor where config.json does not say are transformers'", async () => {
+    const gone = { rope_theta: undefined, rope_parameters: undefined, rope_scaling: undefined, layer_types: undefined };
+    const config = modelConfig(await withConfig("gemma3", { ...gone, query_pre_attn_scalar: undefined }));
+    expect(config.attentionScale).toBe(256 ** -0.5);
+    const { invFreq } = config.layers.find(({ window }) => window === undefined)!.rope;
+    expect(invFreq[1]).toBeCloseTo(1_000_000 ** (-1 / invFreq.length), 12);
+  });
+
   test("gemma3: five local, then a global one, where the file does not say", async () => {
     const fields = { num_hidden_layers: 7, sliding_window_pattern: undefined };
     expect(windows(await withConfig("gemma3", fields))).toEqual([8, 8, 8, 8, 8, 0, 8]);

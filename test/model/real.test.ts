@@ -1,10 +1,12 @@
-// The real GGUFs on the cpu device, teacher-forced on what Hugging Face transformers generated in f32: no worse than
+// The real GGUFs on the cpu and cuda devices, teacher-forced on what Hugging Face transformers generated in f32: no worse than
 // llama.cpp on the same file.
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { CpuDevice } from "../../src/device/cpu/device.js";
 import { whyNoNative } from "../../src/device/cpu/native.js";
+import { CudaDevice } from "../../src/device/cuda/device.js";
+import { whyNoCuda } from "../../src/device/cuda/native.js";
 import type { Limits, Program } from "../../src/device/device.js";
 import { openCheckpoint } from "../../src/formats/open.js";
 import { modelConfig } from "../../src/model/config.js";
@@ -40,17 +42,27 @@ const models = [
   { name: "Gemma 3", path: gemma, golden: "gemma-3-270m-q4_k_m.json" },
 ];
 
-const absent = whyNoNative();
-if (absent) console.warn(`SKIPPED: real models on the cpu device: ${absent}`);
+const devices = [
+  { device: "cpu", open: () => new CpuDevice(), absent: whyNoNative() },
+  { device: "cuda", open: () => new CudaDevice(), absent: whyNoCuda() },
+];
+for (const { device, absent } of devices) {
+  if (absent) console.warn(`SKIPPED: real models on the ${device} device: ${absent}`);
+}
+const runs = devices
+  .filter(({ absent }) => absent === undefined)
+  .flatMap((device) => models.map((model) => ({ ...device, ...model })));
 
-describe.skipIf(absent !== undefined).each(models)("$name", ({ path, golden }) => {
+if (runs.length === 0) test.skip("real models: there is no device for them", () => {});
+
+describe.each(runs)("$name on $device", ({ path, golden, open }) => {
   const file = path();
   test.skipIf(file === undefined)("agrees with Hugging Face at least as well as llama.cpp does", async () => {
     const truth: Golden = JSON.parse(
       readFileSync(fileURLToPath(new URL(`../golden/${golden}`, import.meta.url)), "utf8"),
     );
     const checkpoint = await openCheckpoint(file!);
-    const device = new CpuDevice();
+    const device = open();
     const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), device.info.ops);
     const program = await device.compile(plan, checkpoint, limits);
     const ours: Agreement = { top1: 0, differences: [] };

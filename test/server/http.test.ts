@@ -218,7 +218,7 @@ describe("clients", () => {
     await outcome;
     await until(() => engine.running === 0);
     const health = (await (await fetch(`${server.url}/health`)).json()) as { models: unknown };
-    expect(health.models).toEqual([{ id: "tiny", running: 0, waiting: 0 }]);
+    expect(health.models).toMatchObject([{ id: "tiny", running: 0, waiting: 0 }]);
   });
 
   it("get comments while nothing comes", async () => {

@@ -191,12 +191,31 @@ describe("chat completions", () => {
 
   it.each([
     ["temprature", { temprature: 1 }, "temprature", /not supported/],
-    ["tools", { tools: [{ type: "function", function: { name: "f" } }] }, "tools", /not supported/],
-    ["tool_choice", { tool_choice: "required" }, "tool_choice", /"none"/],
-    ["response_format", { response_format: { type: "json_object" } }, "response_format.type", /"text"/],
+    ["a custom tool", { tools: [{ type: "custom", custom: { name: "f" } }] }, "tools[0].function", /missing/],
+    ["tool_choice without tools", { tool_choice: "required" }, "tool_choice", /no tools/],
+    [
+      "a tool that is not there",
+      {
+        tools: [{ type: "function", function: { name: "f" } }],
+        tool_choice: { type: "function", function: { name: "g" } },
+      },
+      "tool_choice",
+      /"g"/,
+    ],
+    [
+      "a schema that cannot be kept",
+      {
+        response_format: {
+          type: "json_schema",
+          json_schema: { name: "x", schema: { type: "array", uniqueItems: true } },
+        },
+      },
+      "response_format",
+      /"uniqueItems"/,
+    ],
     ["modalities", { modalities: ["text", "audio"] }, "modalities", /\["text"\]/],
     ["store", { store: true }, "store", /false/],
-    ["reasoning_effort", { reasoning_effort: "low" }, "reasoning_effort", /not supported/],
+    ["reasoning_effort", { reasoning_effort: "low" }, "reasoning_effort", /does not reason/],
     ["temperature", { temperature: 3 }, "temperature", /from 0 to 2, not 3/],
     ["temperature as text", { temperature: "1" }, "temperature", /a number.*not "1"/],
     ["top_logprobs", { logprobs: true, top_logprobs: 21 }, "top_logprobs", /from 0 to 20/],

@@ -63,9 +63,11 @@ export const byteText: TextModel = {
     endIds: [eos],
     encode: (text, options) => Int32Array.from([...(options.bos ? [bos] : []), ...encoder.encode(text)]),
     tokenBytes,
+    control: (spelling) => ({ "<s>": bos, "</s>": eos })[spelling],
     detokenizer: ({ skipSpecial }) => new ByteStream(skipSpecial),
   },
   template: {
+    source: "",
     encode: (messages: readonly ChatMessage[], { addGenerationPrompt }) => {
       const text = messages.map(({ role, content }) => `${role}: ${flat(content)}\n`).join("");
       return Int32Array.from([bos, ...encoder.encode(text + (addGenerationPrompt ? "assistant: " : ""))]);

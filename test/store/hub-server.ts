@@ -33,15 +33,15 @@ function entry(path: string, bytes: Buffer) {
 }
 
 async function sendContent(hub: HubServer, bytes: Buffer, request: IncomingMessage, response: ServerResponse) {
-  const range = /^bytes=(\d+)-$/.exec(request.headers.range ?? "");
+  const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
   const start = range ? Number(range[1]) : 0;
   if (range && start >= bytes.length) {
     response.writeHead(416, { "content-range": `bytes */${bytes.length}` }).end();
     return;
   }
-  const rest = bytes.subarray(start);
+  const rest = range?.[2] ? bytes.subarray(start, Number(range[2]) + 1) : bytes.subarray(start);
   const headers: Record<string, string> = { "content-length": String(rest.length), "accept-ranges": "bytes" };
-  if (range) headers["content-range"] = `bytes ${start}-${bytes.length - 1}/${bytes.length}`;
+  if (range) headers["content-range"] = `bytes ${start}-${start + rest.length - 1}/${bytes.length}`;
   response.writeHead(range ? 206 : 200, headers);
   response.flushHeaders();
   const cut = hub.cuts.shift();

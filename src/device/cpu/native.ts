@@ -93,6 +93,22 @@ export interface Native {
   readPages(program: Handle, group: number, ids: Int32Array, count: number, out: Uint8Array): void;
   writePages(program: Handle, group: number, ids: Int32Array, count: number, bytes: Uint8Array): void;
   readWorkspace(program: Handle, offset: number, out: Float32Array, count: number): void;
+  /** Bytes a second; int8 and f32 operations a second. */
+  roofRead(threads: number): number;
+  roofInt8(threads: number): number;
+  roofF32(threads: number): number;
+  /** For comparison. q, out: [n, heads·dim], k, v: [n, kvHeads·dim]; returns bytes of scores. */
+  naiveAttention(
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    out: Float32Array,
+    n: number,
+    heads: number,
+    kvHeads: number,
+    dim: number,
+    threads: number,
+  ): number;
   /** `values` values to blocks of another type, beside this thread; types are storageCode's. False: not all are finite. */
   quantize(
     from: number,
@@ -198,6 +214,10 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
     copyPages: func("copy_pages", "void", ["void*", "int", i32, i32, "int"]),
     readPages: func("read_pages", "void", ["void*", "int", i32, "int", "uint8_t*"]),
     writePages: func("write_pages", "void", ["void*", "int", i32, "int", "const uint8_t*"]),
+    roofRead: func("roof_read", "double", ["int"]),
+    roofInt8: func("roof_int8", "double", ["int"]),
+    roofF32: func("roof_f32", "double", ["int"]),
+    naiveAttention: func("naive_attention", "double", [f32, f32, f32, "float*", "int", "int", "int", "int", "int"]),
     quantize: (...args) =>
       new Promise((resolve, reject) => {
         quantize.async(...args, (error: unknown, code: number) => (error ? reject(error) : resolve(code === 0)));

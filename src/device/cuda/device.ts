@@ -14,12 +14,13 @@ import {
   type Program,
   type WeightSource,
 } from "../device.js";
+import { attentionKernels } from "./attention.js";
 import { type CudaProperties, type KvPlace, pageTokens } from "./launch.js";
+import { linearKernels } from "./linear.js";
 import { lower, loweredOps } from "./lower.js";
 import type { Kernels } from "./lowering.js";
 import { Workspace } from "./memory.js";
 import { Cuda } from "./native.js";
-import { plainAttention, plainLinear } from "./plain.js";
 import { type CudaParts, CudaProgram } from "./program.js";
 import { StepMemory } from "./step.js";
 import { Tail } from "./tail.js";
@@ -49,8 +50,11 @@ export class CudaDevice implements Device {
       name: `cuda:${ordinal}`,
       description: `${name}, compute capability ${capability / 10}, ${multiprocessors} multiprocessors`,
       memoryBytes: Math.max(0, this.cuda.memory().free - reserve),
+      ownMemory: true,
       pageTokens,
       rowInvariant: false,
+      stepTokens: 2048,
+      depth: 2,
       ops: loweredOps,
     };
   }
@@ -76,7 +80,7 @@ export class CudaDevice implements Device {
   }
 }
 
-export const defaultKernels: Kernels = { linear: plainLinear, attention: plainAttention };
+export const defaultKernels: Kernels = { linear: linearKernels, attention: attentionKernels };
 
 /** Everything of a program but the GPU itself. Throws UserError with the numbers where it cannot fit. */
 export function planProgram(

@@ -123,6 +123,10 @@ export class CudaProgram implements Program {
     cuda.synchronize();
   }
 
+  get lost(): boolean {
+    return this.parts.cuda.failed;
+  }
+
   // ---- steps
 
   run(batch: Batch): Step {

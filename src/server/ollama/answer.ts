@@ -2,7 +2,7 @@
 // stream of lines or as one object. Durations are whole nanoseconds.
 import type { Prepared, Session } from "../../session/session.js";
 import type { Delta, DeltaToken } from "../../session/types.js";
-import { checked, type Exchange, interrupted, running } from "../exchange.js";
+import { answered, type Exchange, interrupted, running } from "../exchange.js";
 import { type ChatLogprobs, chatLogprobs } from "../openai/logprobs.js";
 import { EventStream, jsonLines } from "../stream.js";
 
@@ -49,7 +49,7 @@ export async function respondWhole(exchange: Exchange, asked: Asked): Promise<vo
   await running(exchange, [asked.prepared], async (signal) => {
     const answer = new Answer(session, asked);
     const pieces: Piece[] = [];
-    for await (const delta of checked(session.deltas(asked.prepared, signal))) pieces.push(...answer.add(delta));
+    for await (const delta of answered(exchange, asked.prepared, signal)) pieces.push(...answer.add(delta));
     if (signal.aborted) throw interrupted(exchange);
     exchange.reply.send(answer.object(joined(pieces), true));
   });
@@ -58,7 +58,7 @@ export async function respondWhole(exchange: Exchange, asked: Asked): Promise<vo
 async function* objects(exchange: Exchange, asked: Asked, signal: AbortSignal) {
   const { session } = exchange.model;
   const answer = new Answer(session, asked);
-  for await (const delta of checked(session.deltas(asked.prepared, signal))) {
+  for await (const delta of answered(exchange, asked.prepared, signal)) {
     for (const piece of answer.add(delta)) yield answer.object(piece, false);
   }
   yield answer.object({ text: "" }, true);

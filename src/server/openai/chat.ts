@@ -1,7 +1,17 @@
 // Owns: POST /v1/chat/completions: its body as a ChatJob, and deltas as chat choices.
 import { UserError } from "../../base/errors.js";
 import type { Session } from "../../session/session.js";
-import type { ChatJob, ChatMessage, Delta, DeltaToken, ToolCall } from "../../session/types.js";
+import type {
+  ChatJob,
+  ChatMessage,
+  Delta,
+  DeltaToken,
+  OutputFormat,
+  Thinking,
+  Tool,
+  ToolCall,
+  ToolChoice,
+} from "../../session/types.js";
 import type { Exchange } from "../exchange.js";
 import { sharedJob } from "./job.js";
 import { chatLogprobs } from "./logprobs.js";
@@ -34,34 +44,59 @@ export function chatJob(body: ChatRequest): ChatJob {
       { param: "max_tokens" },
     );
   }
-  refuseTools(body);
   return {
     ...sharedJob(body),
     messages: body.messages.map(chatMessage),
     templateVariables: body.chat_template_kwargs,
+    tools: body.tools?.map(tool),
+    toolChoice: toolChoice(body.tool_choice),
+    parallelToolCalls: body.parallel_tool_calls,
+    format: format(body),
+    think: thinking(body.reasoning_effort),
     addGenerationPrompt: body.add_generation_prompt ?? true,
     maxTokens: max_completion_tokens ?? max_tokens,
     logprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
   };
 }
 
-function refuseTools({ tools, tool_choice }: ChatRequest): void {
-  if (tool_choice === "none") return;
-  if (tools !== undefined && tools.length > 0) {
-    throw new UserError(
-      'The field "tools" is not supported by this server; leave it out, or set "tool_choice": "none".',
-      {
-        code: "unsupported_field",
-        param: "tools",
-      },
-    );
-  }
-  if (tool_choice !== undefined && tool_choice !== "auto") {
-    throw new UserError('The field "tool_choice" must be "none" or "auto", or be left out: tools are not supported.', {
-      code: "unsupported_field",
-      param: "tool_choice",
+function tool({
+  function: { name, description, parameters, strict },
+}: NonNullable<ChatRequest["tools"]>[number]): Tool {
+  return { name, description, parameters: parameters ?? undefined, strict: strict ?? undefined };
+}
+
+function toolChoice(choice: ChatRequest["tool_choice"]): ToolChoice | undefined {
+  return typeof choice === "object" ? { name: choice.function.name } : choice;
+}
+
+function thinking(effort: ChatRequest["reasoning_effort"]): Thinking | undefined {
+  if (effort === undefined) return undefined;
+  if (effort === "none") return false;
+  return effort === "minimal" ? "low" : (effort as Thinking);
+}
+
+function format({ response_format, structured_outputs }: ChatRequest): OutputFormat | undefined {
+  const own = structured_outputs && structuredOutput(structured_outputs);
+  if (response_format === undefined || response_format.type === "text") return own;
+  if (own !== undefined) {
+    throw new UserError("response_format and structured_outputs say different things; give one.", {
+      param: "structured_outputs",
     });
   }
+  if (response_format.type === "json_object") return { kind: "json" };
+  const { schema, strict } = response_format.json_schema;
+  return { kind: "schema", schema: schema ?? { type: "object" }, strict: strict ?? undefined };
+}
+
+function structuredOutput({
+  choice,
+  regex,
+  grammar,
+  json,
+}: NonNullable<ChatRequest["structured_outputs"]>): OutputFormat {
+  if (choice !== undefined) return { kind: "choice", choices: choice };
+  if (regex !== undefined) return { kind: "regex", pattern: regex };
+  return grammar === undefined ? { kind: "schema", schema: json ?? {} } : { kind: "grammar", grammar };
 }
 
 /** What each role may carry beyond content. */

@@ -1,10 +1,11 @@
 // Owns: answering one OpenAI request, streamed or whole: the merging of several prompts' deltas, errors before and in
 // mid-stream, and usage. How deltas look on the wire is the route's Shape.
 import { randomBytes } from "node:crypto";
+import { UserError } from "../../base/errors.js";
 import { type Answer, collect } from "../../session/collect.js";
 import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, Delta } from "../../session/types.js";
-import { checked, type Exchange, interrupted, running } from "../exchange.js";
+import { answered, type Exchange, interrupted, running } from "../exchange.js";
 import type { ServedModel } from "../models.js";
 import { EventStream } from "../stream.js";
 
@@ -38,9 +39,9 @@ export function heading(prefix: string, object: string, model: ServedModel): Hea
 export async function respondWhole(exchange: Exchange, jobs: readonly ChatJob[], head: Heading, shape: Shape) {
   const { reply, model } = exchange;
   // A refusal is thrown before anything runs.
-  const prepared = jobs.map((job) => model.session.prepare(job));
+  const prepared = jobs.map((job) => prepare(model.session, job));
   await running(exchange, prepared, async (signal) => {
-    const answers = await Promise.all(prepared.map((one) => collect(checked(model.session.deltas(one, signal)))));
+    const answers = await Promise.all(prepared.map((one) => collect(answered(exchange, one, signal))));
     if (signal.aborted) throw interrupted(exchange);
     reply.send({ ...head, ...shape.whole(answers), usage: usageOf(answers) });
   });
@@ -54,12 +55,12 @@ export async function respondStream(
   includeUsage: boolean,
 ) {
   const { request, reply, model, times } = exchange;
-  const prepared = jobs.map((job) => model.session.prepare(job));
+  const prepared = jobs.map((job) => prepare(model.session, job));
   await running(exchange, prepared, async (signal) => {
     const stream = new EventStream(request, reply, times);
     const usage = new UsageCounter();
     try {
-      for await (const { promptIndex, delta } of merged(model.session, prepared, signal)) {
+      for await (const { promptIndex, delta } of merged(exchange, prepared, signal)) {
         usage.add(delta);
         const chunk = shape.chunk(promptIndex, delta);
         if (chunk !== null) await stream.send({ ...head, ...chunk, ...(includeUsage ? { usage: null } : {}) });
@@ -73,13 +74,26 @@ export async function respondStream(
   });
 }
 
+/** Fields that are called otherwise here. */
+const ownNames: Readonly<Record<string, string>> = { think: "reasoning_effort", format: "response_format" };
+
+function prepare(session: Session, job: ChatJob): Prepared {
+  try {
+    return session.prepare(job);
+  } catch (error) {
+    if (!(error instanceof UserError) || error.param === null || !(error.param in ownNames)) throw error;
+    const { message, status, code, param } = error;
+    throw new UserError(message, { status, code, param: ownNames[param], cause: error });
+  }
+}
+
 /** Deltas of several prompts as they come. */
 async function* merged(
-  session: Session,
+  exchange: Exchange,
   prepared: readonly Prepared[],
   signal: AbortSignal,
 ): AsyncGenerator<{ promptIndex: number; delta: Delta }> {
-  const streams = prepared.map((one) => checked(session.deltas(one, signal)));
+  const streams = prepared.map((one) => answered(exchange, one, signal));
   if (streams.length === 1) {
     for await (const delta of streams[0]) yield { promptIndex: 0, delta };
     return;

@@ -123,6 +123,60 @@ const Message = Type.Object(
   { ...noExtra, description: "an object with a role and content" },
 );
 
+const anObject = Type.Record(Type.String(), Type.Unknown(), { description: "an object" });
+
+const Tool = Type.Object(
+  {
+    type: Type.Literal("function", { description: '"function" (other values are not supported)' }),
+    function: Type.Object(
+      {
+        name: Type.String({ minLength: 1, description: "a name" }),
+        description: text(),
+        parameters: Type.Optional(Type.Union([anObject, Type.Null()], { description: "a JSON schema" })),
+        strict: Type.Optional(Type.Union([Type.Boolean(), Type.Null()], { description: "true or false" })),
+      },
+      { ...noExtra, description: "an object with name, description and parameters" },
+    ),
+  },
+  { ...noExtra, description: 'an object {"type": "function", "function": {…}}' },
+);
+
+const ToolChoice = Type.Union(
+  [
+    Type.Literal("none"),
+    Type.Literal("auto"),
+    Type.Literal("required"),
+    Type.Object({ type: Type.Literal("function"), function: Type.Object({ name: Type.String() }, noExtra) }, noExtra),
+  ],
+  { description: '"none", "auto", "required" or {"type": "function", "function": {"name": "…"}}' },
+);
+
+const ResponseFormat = Type.Union(
+  [
+    Type.Object({ type: Type.Literal("text") }, noExtra),
+    Type.Object({ type: Type.Literal("json_object") }, noExtra),
+    Type.Object(
+      {
+        type: Type.Literal("json_schema"),
+        json_schema: Type.Object(
+          {
+            name: Type.String(),
+            description: text(),
+            schema: Type.Optional(anObject),
+            strict: Type.Optional(Type.Union([Type.Boolean(), Type.Null()])),
+          },
+          noExtra,
+        ),
+      },
+      noExtra,
+    ),
+  ],
+  {
+    description:
+      '{"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {"name": "…", "schema": {…}}}',
+  },
+);
+
 export const ChatBody = Type.Object(
   {
     ...shared,
@@ -133,9 +187,14 @@ export const ChatBody = Type.Object(
     top_logprobs: integer(0, 20),
     add_generation_prompt: flag(),
     chat_template_kwargs: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: "an object" })),
-    // Tools are understood in the history of a conversation; calling them is not offered.
-    tools: Type.Optional(Type.Array(Type.Unknown(), { description: "a list of tools" })),
-    tool_choice: Type.Optional(Type.Unknown()),
+    tools: Type.Optional(Type.Array(Tool, { maxItems: 128, description: "a list of up to 128 tools" })),
+    tool_choice: Type.Optional(ToolChoice),
+    reasoning_effort: Type.Optional(
+      Type.Union(
+        ["none", "minimal", "low", "medium", "high"].map((effort) => Type.Literal(effort)),
+        { description: '"none", "minimal", "low", "medium" or "high"' },
+      ),
+    ),
     parallel_tool_calls: flag(),
     metadata: Type.Optional(Type.Record(Type.String(), Type.String(), { description: "an object of strings" })),
     prompt_cache_key: text(),
@@ -149,10 +208,22 @@ export const ChatBody = Type.Object(
         description: '["text"] (other values are not supported)',
       }),
     ),
-    response_format: Type.Optional(
+    response_format: Type.Optional(ResponseFormat),
+    // Beyond OpenAI, as vLLM has them: the answer is one of these texts, matches this pattern, or is of this grammar.
+    structured_outputs: Type.Optional(
       Type.Object(
-        { type: Type.Literal("text", { description: '"text" (other values are not supported)' }) },
-        { description: '{"type": "text"} (other values are not supported)' },
+        {
+          choice: Type.Optional(Type.Array(Type.String(), { description: "a list of strings" })),
+          regex: text(),
+          grammar: text(),
+          json: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: "a JSON schema" })),
+        },
+        {
+          ...noExtra,
+          minProperties: 1,
+          maxProperties: 1,
+          description: "an object with one of choice, regex, grammar and json",
+        },
       ),
     ),
     service_tier: Type.Optional(

@@ -1,0 +1,131 @@
+// Owns: measuring the machine's limits, against which `bench ops` holds the kernels and a plan's time is predicted.
+#include "roof.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "simd.h"
+
+namespace mr {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Seconds that `work(thread)` takes on all threads, from a common start to the last one's end.
+template <class F>
+double together(int threads, F&& work) {
+  std::atomic<int> ready{0};
+  std::atomic<bool> go{false};
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; i++)
+    others.emplace_back([&, i] {
+      ready++;
+      while (!go) std::this_thread::yield();
+      work(i);
+    });
+  while (ready < threads - 1) std::this_thread::yield();
+  const auto start = Clock::now();
+  go = true;
+  work(0);
+  for (std::thread& t : others) t.join();
+  return since(start);
+}
+
+// `streams` places of a stretch read side by side, each asked for a kilobyte ahead.
+template <int streams>
+uint64_t read(const uint8_t* from, int64_t bytes) {
+  const int64_t each = bytes / streams / 64 * 64;
+  vi sum[streams];
+  for (vi& v : sum) v = vi{};
+  for (int64_t at = 0; at < each; at += 64)
+    for (int s = 0; s < streams; s++) {
+      const uint8_t* p = from + s * each + at;
+      __builtin_prefetch(p + 1024);
+      for (int i = 0; i < 64; i += int(sizeof(vi))) {
+        vi x;
+        std::memcpy(&x, p + i, sizeof x);
+        sum[s] ^= x;
+      }
+    }
+  uint64_t all = 0;
+  for (const vi& v : sum) all ^= uint64_t(v[0]);
+  return all;
+}
+
+constexpr int64_t stretch = 96 << 20;  // a thread's: more than its share of any cache
+constexpr double long_enough = 0.05;   // seconds
+
+std::atomic<uint64_t> sink;
+
+// Chains of independent operations; the empty asm keeps each from being thought away or regrouped.
+constexpr int chains = 10;
+
+void many_f32(int64_t turns) {
+  vf a[chains];
+  for (int i = 0; i < chains; i++) a[i] = vset(float(i));
+  const vf x = vset(0.999f), y = vset(0.001f);
+  for (int64_t t = 0; t < turns; t++)
+    for (vf& v : a) {
+      v = vfma(v, x, y);
+      asm volatile("" : "+x"(v));
+    }
+  for (const vf& v : a) sink += uint64_t(v[0]);
+}
+
+void many_int8(int64_t turns) {
+  vi a[chains];
+  for (vi& v : a) v = vi{};
+#if defined(__AVX512F__)
+  vi x = _mm512_set1_epi8(3), y = _mm512_set1_epi8(5);
+#else
+  vi x = _mm256_set1_epi8(3), y = _mm256_set1_epi8(5);
+#endif
+  for (int64_t t = 0; t < turns; t++)
+    for (vi& v : a) {
+      asm volatile("" : "+x"(x));
+#if defined(__AVX512VNNI__)
+      v = _mm512_dpbusd_epi32(v, x, y);
+#else
+      // As the kernels do: products of pairs, summed in 16 bits.
+      vi p = _mm256_maddubs_epi16(x, y);
+      asm volatile("" : "+x"(p));
+      v = _mm256_add_epi16(v, p);
+#endif
+      asm volatile("" : "+x"(v));
+    }
+  for (const vi& v : a) sink += uint64_t(v[0]);
+}
+
+// Operations a second of `work(turns)`, which makes `each` operations a turn.
+template <class F>
+double rate(int threads, double each, F&& work) {
+  for (int64_t turns = 1 << 16;; turns *= 4) {
+    const double s = together(threads, [&](int) { work(turns); });
+    if (s > long_enough) return each * double(turns) * threads / s;
+  }
+}
+
+}  // namespace
+
+double roof_read(int threads) {
+  std::vector<uint8_t> memory(size_t(stretch) * threads, 1);
+  double best = 0;
+  for (auto pattern : {read<1>, read<2>, read<4>, read<8>})
+    for (int round = 0; round < 2; round++) {
+      const double s = together(threads, [&](int i) { sink += pattern(memory.data() + i * stretch, stretch); });
+      best = std::max(best, double(stretch) * threads / s);
+    }
+  return best;
+}
+
+double roof_int8(int threads) { return rate(threads, 2.0 * chains * int(sizeof(vi)), many_int8); }
+double roof_f32(int threads) { return rate(threads, 2.0 * chains * VL, many_f32); }
+
+}  // namespace mr

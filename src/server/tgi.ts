@@ -1,0 +1,82 @@
+// Owns: TGI's routes. TGI serves one model and its requests name none; where this server has several, they carry "model".
+// Jobs, answers and schemas are in tgi/.
+import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
+import { version } from "../host/version.js";
+import { exchanging, type Serving } from "./exchange.js";
+import { chatJob } from "./openai/chat.js";
+import { respondStream, respondWhole } from "./tgi/answer.js";
+import { asked } from "./tgi/job.js";
+import * as schema from "./tgi/schema.js";
+import { located } from "./tgi/tokens.js";
+
+export function tgiRoutes(app: FastifyInstance, serving: Serving): void {
+  const generate = (
+    request: FastifyRequest,
+    reply: FastifyReply,
+    stream: boolean,
+    wrap: (answer: object) => object = (answer) => answer,
+  ) => {
+    const body = request.body as schema.GenerateRequest;
+    return exchanging(serving, request, reply, body.model, async (exchange) => {
+      const job = asked(body, exchange.model.session, stream);
+      if (stream) await respondStream(exchange, job);
+      else await respondWhole(exchange, job, wrap);
+    });
+  };
+  app.post("/generate", { schema: { body: schema.GenerateBody } }, (request, reply) => generate(request, reply, false));
+  app.post("/generate_stream", { schema: { body: schema.StreamBody } }, (request, reply) =>
+    generate(request, reply, true),
+  );
+  for (const path of ["/", "/invocations"]) {
+    app.post<{ Body: schema.CompatRequest }>(path, { schema: { body: schema.CompatBody } }, (request, reply) =>
+      generate(request, reply, request.body.stream ?? false, (answer) => [answer]),
+    );
+  }
+  tokenRoutes(app, serving);
+  app.get("/info", (request, reply) =>
+    exchanging(serving, request, reply, undefined, async ({ model }) => {
+      reply.send(info(model.id, model.session.limits, model.queue));
+    }),
+  );
+}
+
+function tokenRoutes(app: FastifyInstance, serving: Serving): void {
+  app.post<{ Body: schema.CompatRequest }>("/tokenize", { schema: { body: schema.CompatBody } }, (request, reply) =>
+    exchanging(serving, request, reply, request.body.model, async ({ model: { session } }) => {
+      reply.send(located(session, session.tokenize(request.body.inputs, { bos: true, special: true })));
+    }),
+  );
+  app.post<{ Body: schema.ChatTokenizeRequest }>(
+    "/chat_tokenize",
+    { schema: { body: schema.ChatTokenizeBody } },
+    (request, reply) =>
+      exchanging(serving, request, reply, request.body.model, async ({ model: { id, session } }) => {
+        const ids = session.promptIds(chatJob({ ...request.body, model: id }));
+        const templated_text = session.detokenize(ids, { special: true });
+        reply.send({ tokenize_response: located(session, ids), templated_text });
+      }),
+  );
+}
+
+function info(
+  model_id: string,
+  { contextLength }: { contextLength: number },
+  queue: { concurrent: number; maxWaiting: number },
+): object {
+  return {
+    model_id,
+    model_sha: null,
+    model_pipeline_tag: "text-generation",
+    max_concurrent_requests: queue.concurrent + queue.maxWaiting,
+    max_best_of: schema.limits.bestOf,
+    max_stop_sequences: schema.limits.stopSequences,
+    max_input_tokens: contextLength - 1,
+    max_total_tokens: contextLength,
+    validation_workers: 1,
+    max_client_batch_size: 1,
+    router: "millrace",
+    version: version(),
+    sha: null,
+    docker_label: null,
+  };
+}

@@ -1,0 +1,127 @@
+// Owns: from what a job asks of its answer (format, tools, thinking) to a plan: the template's variables, the grammar that
+// binds the tokens, and how the answer is taken apart. Refuses what the model cannot do, by the field's name.
+import { UserError } from "../base/errors.js";
+import type { TokenGrammar } from "../engine/types.js";
+import { type Dialect, dialectOf, markSpellings } from "../text/dialect.js";
+import { answerGrammar, type ReasoningStart, type ToolSpec } from "../text/grammar/answer.js";
+import type { TextModel } from "./needs.js";
+import type { RouterOptions } from "./router.js";
+import type { ChatJob, Tool } from "./types.js";
+
+/** How a job's messages are rendered. */
+export interface AnswerVariables {
+  readonly dialect: Dialect;
+  /** Those that the template is told of. */
+  readonly tools: readonly Tool[] | undefined;
+  readonly variables: Readonly<Record<string, unknown>> | undefined;
+}
+
+export interface AnswerPlan {
+  readonly grammar?: TokenGrammar;
+  /** Absent: the answer is all text. */
+  readonly router?: RouterOptions;
+}
+
+export function answerVariables(job: ChatJob, text: TextModel): AnswerVariables {
+  const tools = offered(job);
+  const dialect = dialectOf(tools ? (text.template?.toolSource ?? text.template?.source) : text.template?.source);
+  const { reasoning } = dialect;
+  const { think, templateVariables } = job;
+  if (think === undefined) return { dialect, tools, variables: templateVariables };
+  if (think !== false && reasoning === undefined) {
+    throw new UserError("This model does not reason before it answers; leave out think (reasoning_effort).", {
+      code: "unsupported_field",
+      param: "think",
+    });
+  }
+  const own: Record<string, unknown> = {};
+  if (reasoning?.variable !== undefined) own[reasoning.variable] = think !== false;
+  if (reasoning?.effort !== undefined && typeof think === "string") own[reasoning.effort] = think;
+  return { dialect, tools, variables: { ...own, ...templateVariables } };
+}
+
+/** tail: how the prompt ends, special tokens spelled out. */
+export function answerPlan(job: ChatJob, dialect: Dialect, text: TextModel | undefined, tail: string): AnswerPlan {
+  const { format } = job;
+  const chat = job.messages !== undefined;
+  const tools = offered(job) ?? [];
+  const reasoning = chat ? reasoningStart(job, dialect, tail) : "none";
+  const bound = format !== undefined || tools.length > 0;
+  if (!bound && reasoning === "none" && dialect.content === undefined) return {};
+  if (bound) refuseBeside(job);
+  const tokenizer = text!.tokenizer;
+  const controls = new Map<string, number>();
+  for (const spelling of markSpellings(dialect)) {
+    const id = tokenizer.control(spelling);
+    // A token that ends the answer is its end, not a mark in it.
+    if (id !== undefined && !tokenizer.endIds.includes(id) && chat) controls.set(spelling, id);
+  }
+  const router = chat ? { dialect, reasoning, calls: tools.length > 0, controls } : undefined;
+  if (!bound) return { router };
+  const parts = chat ? dialect : { ...dialect, content: undefined };
+  const { text: grammar, ...rest } = answerGrammar({
+    dialect: parts,
+    reasoning,
+    tools: chosen(job, tools),
+    mustCall: job.toolChoice === "required" || typeof job.toolChoice === "object",
+    parallel: job.parallelToolCalls ?? true,
+    format,
+    controls,
+  });
+  // Forced tokens are not scored: who wants log-probabilities gets every token drawn.
+  const jumps = job.logprobs === undefined;
+  return { router, grammar: { text: grammar, ...rest, ends: tokenizer.endIds, jumps } };
+}
+
+/** undefined: none, or none may be called. */
+function offered(job: ChatJob): readonly Tool[] | undefined {
+  const { tools, toolChoice } = job;
+  if (tools === undefined || tools.length === 0) {
+    if (toolChoice === undefined || toolChoice === "auto" || toolChoice === "none") return undefined;
+    throw new UserError("tool_choice asks for a call, but there are no tools.", { param: "tool_choice" });
+  }
+  if (toolChoice === "none") return undefined;
+  if (job.messages === undefined) throw new UserError("Tools need messages, not a plain prompt.", { param: "tools" });
+  const names = new Set(tools.map(({ name }) => name));
+  if (names.size < tools.length) throw new UserError("Two tools have the same name.", { param: "tools" });
+  if (typeof toolChoice === "object" && !names.has(toolChoice.name)) {
+    throw new UserError(`tool_choice names ${JSON.stringify(toolChoice.name)}, which is not among the tools.`, {
+      param: "tool_choice",
+    });
+  }
+  return tools;
+}
+
+function chosen({ toolChoice }: ChatJob, tools: readonly Tool[]): ToolSpec[] {
+  return tools.filter(({ name }) => typeof toolChoice !== "object" || toolChoice.name === name);
+}
+
+function reasoningStart({ think, addGenerationPrompt }: ChatJob, { reasoning }: Dialect, tail: string): ReasoningStart {
+  if (reasoning === undefined || addGenerationPrompt === false) return "none";
+  const end = tail.trimEnd();
+  if (end.endsWith(reasoning.close.trim())) return "none";
+  const inside = end.endsWith(reasoning.open.trim());
+  if (think === false) {
+    throw new UserError(
+      "This model's reasoning cannot be turned off; leave out think: false (reasoning_effort: none).",
+      {
+        code: "unsupported_field",
+        param: "think",
+      },
+    );
+  }
+  if (inside) return "inside";
+  return think === undefined ? "optional" : "required";
+}
+
+/** What could end an answer that is not complete, or keep a complete one from ending. */
+function refuseBeside(job: ChatJob): void {
+  const what = job.format === undefined ? "tools" : "a format";
+  const found = (
+    [
+      ["ignore_eos", job.ignoreEos],
+      ["min_tokens", job.minTokens > 0],
+    ] as const
+  ).find(([, asked]) => asked);
+  if (found) throw new UserError(`${found[0]} cannot be used with ${what}.`, { param: found[0] });
+}
