@@ -46,6 +46,8 @@ export interface OpenOptions {
   readonly deterministic?: boolean;
   /** Requests (choices) that run at once; more wait. Default 16. */
   readonly maxSequences?: number;
+  /** false: no tokens are guessed from the text and checked several in a step; the answers are the same. Default true. */
+  readonly lookup?: boolean;
   /** LoRA adapters to load with the model, by the names that generations call them: GGUF files or PEFT folders. */
   readonly adapters?: Readonly<Record<string, string>>;
   /** Gives up opening. */
@@ -144,13 +146,13 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
   };
   const { name, path, package: own } = await new Store().resolve(model, { signal, report });
   const settings = settingsOf(own?.parameters ?? {});
-  const { device, kvDtype, deterministic, maxSequences } = options;
+  const { device, kvDtype, deterministic, maxSequences, lookup } = options;
   const { threads = settings.threads, contextLength = settings.contextLength } = options;
   const adapters = Object.entries(options.adapters ?? {}).map(([name, path]) => ({ name, path }));
   const ofPackage = packageAdapters(own);
   const { session, engine, sampling } = await openSession({
     spec: {
-      ...{ path, device, threads, contextLength, kvDtype, deterministic, maxSequences },
+      ...{ path, device, threads, contextLength, kvDtype, deterministic, maxSequences, lookup },
       adapters: [...adapters, ...ofPackage],
     },
     carrier: workerCarrier,

@@ -33,8 +33,23 @@ extern "C" __global__ void __launch_bounds__(mr::attn::plan_threads)
 #define DECODE(name, T, D, SLOTS, BLOCKS)                                                      \
   extern "C" __global__ void __launch_bounds__(mr::attn::decode_threads, BLOCKS)               \
       mr_attention_decode_##name##_##D(ATTENTION_PARAMETERS) {                                 \
-    mr::attn::decode<T, D, SLOTS>(ATTENTION_ARGS);                                             \
+    mr::attn::decode<T, D, SLOTS, false>(ATTENTION_ARGS, nullptr, nullptr);                    \
   }
+// The same with the copy engine; empty where there is none.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define BOXES(name, T, D, SLOTS, BLOCKS)                                                       \
+  extern "C" __global__ void __launch_bounds__(mr::attn::decode_threads, BLOCKS)               \
+      mr_attention_decode_boxes_##name##_##D(ATTENTION_PARAMETERS,                             \
+                                             const __grid_constant__ mr::attn::TensorMap keys, \
+                                             const __grid_constant__ mr::attn::TensorMap values) { \
+    mr::attn::decode<T, D, SLOTS, true>(ATTENTION_ARGS, &keys, &values);                       \
+  }
+#else
+#define BOXES(name, T, D, SLOTS, BLOCKS)                                                       \
+  extern "C" __global__ void mr_attention_decode_boxes_##name##_##D(                           \
+      ATTENTION_PARAMETERS, const __grid_constant__ mr::attn::TensorMap keys,                  \
+      const __grid_constant__ mr::attn::TensorMap values) {}
+#endif
 #define PREFILL(name, T, D, WARPS, MT, BLOCKS, XWARPS, XMT)                                    \
   extern "C" __global__ void __launch_bounds__(32 * WARPS, BLOCKS)                             \
       mr_attention_prefill_##name##_##D(ATTENTION_PARAMETERS) {                                \
@@ -49,6 +64,9 @@ extern "C" __global__ void __launch_bounds__(mr::attn::plan_threads)
   DECODE(name, T, 96, 2, 3)            \
   DECODE(name, T, 128, 3, 2)                      \
   DECODE(name, T, 256, 2, 1)           \
+  BOXES(name, T, 64, 3, 4)             \
+  BOXES(name, T, 128, 3, 2)            \
+  BOXES(name, T, 256, 3, 1)            \
   PREFILL(name, T, 64, 4, 2, 2, 8, 1)  \
   PREFILL(name, T, 96, 4, 2, 2, 8, 1)  \
   PREFILL(name, T, 128, 4, 2, 2, 8, 1) \

@@ -153,22 +153,56 @@ __device__ inline uint32_t from_bf16(uint32_t two) {
   return pack<T>(f.x, f.y);
 }
 
-// A tile of rows of D elements of 2 bytes in shared memory: 16-byte chunks, placed so that 8 rows' chunks of one column
-// lie in different banks.
-template <int D>
+// A tile of R rows of D elements of 2 bytes in shared memory, in 16-byte chunks, placed so that 8 rows' chunks of one column
+// lie in different banks: [chunk / 8][row][chunk % 8 ^ row % 8], which is also how the copy engine's 128-byte swizzle
+// lays out its boxes of 64 columns; rows with 16 bytes of padding where 64 columns do not go into D.
+template <int D, int R = part_tokens>
 struct Rows {
   static constexpr int chunks = D / 8;
   static constexpr bool swizzled = chunks % 8 == 0;
-  static constexpr int stride = swizzled ? 2 * D : 2 * D + 16;
+  static constexpr int stride = swizzled ? 128 : 2 * D + 16;  // from row to row
+  static constexpr int bytes = R * (swizzled ? 2 * D : stride);
   static_assert(swizzled || (stride / 16) % 2 == 1);
   __device__ static uint32_t at(int row, int chunk) {
-    return row * stride + ((swizzled ? chunk ^ (row & 7) : chunk) << 4);
+    if (!swizzled) return row * stride + chunk * 16;
+    return (chunk >> 3) * (R * 128) + row * 128 + (((chunk & 7) ^ (row & 7)) << 4);
   }
   // The address of chunk c + chunks from that of chunk c (tiles lie on multiples of 128 bytes): c is 0 or 1, chunks even.
   __device__ static uint32_t moved(uint32_t at, int chunks) {
-    return swizzled ? (at ^ ((chunks & 7) << 4)) + (chunks >> 3) * 128 : at + chunks * 16;
+    return swizzled ? (at ^ ((chunks & 7) << 4)) + (chunks >> 3) * (R * 128) : at + chunks * 16;
   }
 };
+
+// ---- the copy engine (Hopper): boxes of 64 columns and 64 rows, and the barriers that count their bytes
+
+struct alignas(64) TensorMap {
+  uint64_t opaque[16];
+};
+
+#if __CUDA_ARCH__ >= 900
+__device__ inline void barrier_init(uint32_t barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+}
+__device__ inline void barrier_expect(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+__device__ inline void barrier_wait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n .reg .pred done;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+// What this thread wrote to shared memory comes before what the copy engine does there afterwards.
+__device__ inline void before_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline void copy_box(uint32_t to, const TensorMap* map, int column, int row, int page, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(page), "r"(barrier)
+      : "memory");
+}
+#endif
 
 // ---- softmax
 

@@ -21,7 +21,7 @@ template <class T>
 __device__ void attend_any(const Args& a, int head_dim, int v_head_dim, const StepInfo* step, const int* token_sequence,
                            const int* token_starts, const int* kv_starts, const int* page_starts,
                            const int* page_firsts) {
-  extern __shared__ __align__(128) uint8_t shared[];
+  extern __shared__ __align__(1024) uint8_t shared[];
   float* q = reinterpret_cast<float*>(shared);
   float *weights = q + head_dim, *maxima = weights + part_tokens;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;

@@ -5,8 +5,9 @@
 //   scores   warp w: positions [16w, 16w + 16), all of the 16 rows
 //   weights  meet in shared memory (16 × 64), after the rows' maximum has
 //   values   warp w: columns [w · D/4, (w + 1) · D/4), all positions
-// Each warp copies just the keys and the values that it reads itself, SLOTS parts ahead and across runs, so the copies
-// wait for no other warp.
+// Keys and values come SLOTS parts ahead and across runs. On Hopper one thread asks the copy engine for whole parts
+// (BOXES): the cores' own copies cannot have enough bytes on their way to fill the memory's pipe. Elsewhere each warp
+// copies just what it reads itself, so the copies wait for no other warp.
 #pragma once
 #include "attention.cuh"
 
@@ -15,12 +16,15 @@ namespace attn {
 
 constexpr int decode_threads = 128;
 
+using Weights = Rows<64, tile_rows>;
+
 template <int D, int SLOTS>
 struct DecodeShared {
-  static constexpr int tile = part_tokens * Rows<D>::stride;
-  static constexpr int weights = SLOTS * 2 * tile;                  // [16][64] of T
-  static constexpr int maxima = weights + 16 * Rows<64>::stride;    // [4][16] float
-  static constexpr int flag = maxima + 4 * 16 * 4;
+  static constexpr int tile = Rows<D>::bytes;
+  static constexpr int weights = SLOTS * 2 * tile;             // [16][64] of T
+  static constexpr int maxima = weights + Weights::bytes;      // [4][16] float
+  static constexpr int barriers = maxima + 4 * 16 * 4;         // [SLOTS] of keys, [SLOTS] of values
+  static constexpr int flag = barriers + 2 * SLOTS * 8;
   static constexpr int bytes = flag + 16;
 };
 
@@ -51,23 +55,23 @@ struct Cursor {
   const Args& a;
   Share share;
   int part, part_end, page_base, length;
-  int next_page;   // id, asked for a part ahead
-  int64_t page;    // bytes from the pool's start to this part's rows of the head
+  int page, next_page;  // ids; the next is asked for a part ahead
 
   __device__ Cursor(const Args& args, const Share& from) : a(args), share(from) { enter(); }
   __device__ bool any() const { return share.any(); }
   __device__ int real() const { return length - part * part_tokens; }
-  __device__ int64_t bytes(int id) const { return id * a.page_bytes + share.head * (part_tokens * D * 2); }
+  // From the pool's start to this part's rows of the head.
+  __device__ int64_t bytes() const { return page * a.page_bytes + share.head * (part_tokens * D * 2); }
   __device__ void enter() {
     if (!any()) return;
     const Run& run = share.at(a);
     part = run.part0, part_end = run.part1, page_base = run.page_base, length = run.kv_start + run.n;
-    page = bytes(run.page0), next_page = run.page1;
+    page = run.page0, next_page = run.page1;
   }
   __device__ void advance() {
     if (!any()) return;
     if (++part < part_end) {
-      page = bytes(next_page);
+      page = next_page;
       if (part + 1 < part_end) next_page = a.page_ids[page_base + part + 1];
     } else {
       share.next();
@@ -95,7 +99,7 @@ struct Copier {
   }
   // The chunk 4 · i further: in the swizzle, bit 6 turns and the rest is added.
   __device__ static uint32_t further(uint32_t at, int i) {
-    return Rows<D>::swizzled ? (i & 1 ? at ^ 64 : at) + (i >> 1) * 128 : at + i * 64;
+    return Rows<D>::swizzled ? (i & 1 ? at ^ 64 : at) + (i >> 1) * (part_tokens * 128) : at + i * 64;
   }
   __device__ void keys(uint32_t tile, const uint8_t* from, int real) const {
     const uint8_t* at = from + key_from;
@@ -150,13 +154,14 @@ __device__ void merge(const Args& a, const Run& run, int kv_head, int group, int
   }
 }
 
-template <class T, int D, int SLOTS>
-__device__ void decode(const Args& a) {
+// key_map, value_map: with BOXES, of the layer's pool as [pages][kv heads · 64][D].
+template <class T, int D, int SLOTS, bool BOXES>
+__device__ void decode(const Args& a, const TensorMap* key_map, const TensorMap* value_map) {
   using Layout = DecodeShared<D, SLOTS>;
   constexpr int K = D / 16;      // steps of 16 dimensions
   constexpr int N = D / 4 / 8;   // a warp's columns of values, in eights
   static_assert(D % 32 == 0);
-  extern __shared__ __align__(128) uint8_t shared[];
+  extern __shared__ __align__(1024) uint8_t shared[];
   const uint32_t base = shared_address(shared);
   float* maxima = reinterpret_cast<float*>(shared + Layout::maxima);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
@@ -165,31 +170,72 @@ __device__ void decode(const Args& a) {
   const Supers supers(a.kv_heads, a.window);
   const Scale scale(a.scale, a.softcap);
 
+#if __CUDA_ARCH__ >= 900
+  if constexpr (BOXES) {
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < 2 * SLOTS; i++) barrier_init(base + Layout::barriers + i * 8);
+      before_copies();
+    }
+    __syncthreads();
+  }
+#endif
   wait();
   release();
   Share share(a);
   Cursor<D> ahead(a, share);
   const Copier<D> copier(warp, lane);
-  uint32_t tile_ahead = base;
   const auto turn = [&](uint32_t tile) { return tile == base + (SLOTS - 1) * 2 * Layout::tile ? base : tile + 2 * Layout::tile; };
+  uint32_t tile_ahead = base;
+  [[maybe_unused]] uint32_t barrier_ahead = base + Layout::barriers;
 
+#if __CUDA_ARCH__ >= 900
+  // Of the part whose keys have been asked for and whose values have not; −1: none.
+  int late_page = -1, late_head = 0;
+  const auto ask = [&](uint32_t to, const TensorMap* map, int head, int page, uint32_t barrier) {
+    barrier_expect(barrier, Layout::tile);
+    for (int c = 0; c < D / 64; c++) copy_box(to + c * (part_tokens * 128), map, c * 64, head * part_tokens, page, barrier);
+  };
+  // The values of the part before, then the keys of the next.
+  const auto ask_part = [&] {
+    if (late_page >= 0) {
+      const bool wrapped = tile_ahead == base;
+      const uint32_t to = (wrapped ? base + (SLOTS - 1) * 2 * Layout::tile : tile_ahead - 2 * Layout::tile) + Layout::tile;
+      const uint32_t barrier = (wrapped ? base + Layout::barriers + (SLOTS - 1) * 8 : barrier_ahead - 8) + SLOTS * 8;
+      ask(to, value_map, late_head, late_page, barrier);
+    }
+    late_page = -1;
+    if (!ahead.any()) return;
+    late_page = ahead.page, late_head = ahead.share.head;
+    ask(tile_ahead, key_map, late_head, late_page, barrier_ahead);
+    ahead.advance();
+    tile_ahead = turn(tile_ahead);
+    barrier_ahead = tile_ahead == base ? base + Layout::barriers : barrier_ahead + 8;
+  };
+#endif
   const auto copy_part = [&] {
-    if (ahead.any()) copier.keys(tile_ahead, a.k + ahead.page, ahead.real());
+    if (ahead.any()) copier.keys(tile_ahead, a.k + ahead.bytes(), ahead.real());
     commit();
-    if (ahead.any()) copier.values(tile_ahead + Layout::tile, a.v + ahead.page, ahead.real(), warp, lane);
+    if (ahead.any()) copier.values(tile_ahead + Layout::tile, a.v + ahead.bytes(), ahead.real(), warp, lane);
     commit();
     ahead.advance();
     tile_ahead = turn(tile_ahead);
   };
+  if constexpr (BOXES) {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x == 0)
+      for (int i = 0; i < SLOTS; i++) ask_part();
+#endif
+  } else {
 #pragma unroll
-  for (int i = 0; i < SLOTS; i++) copy_part();
+    for (int i = 0; i < SLOTS; i++) copy_part();
+  }
 
   // Rows of a tile that a lane reads: keys not turned, values turned.
   const uint32_t key_at = Rows<D>::at(warp * 16 + ((lane >> 4) << 3) + (lane & 7), (lane >> 3) & 1);
-  const uint32_t weight_at = base + Layout::weights + Rows<64>::at(lane & 15, lane >> 4);
-  const int weight_to = Layout::weights + Rows<64>::at(g, warp * 2) + 4 * t;
+  const uint32_t weight_at = base + Layout::weights + Weights::at(lane & 15, lane >> 4);
+  const int weight_to = Layout::weights + Weights::at(g, warp * 2) + 4 * t;
 
-  uint32_t keys = base;
+  uint32_t keys = base, barrier = base + Layout::barriers, parity = 0;
   for (; share.any(); share.next()) {
     const Run run = share.at(a);
     const int kv_head = share.head;
@@ -240,8 +286,14 @@ __device__ void decode(const Args& a) {
 
     for (int part = run.part0; part < run.part1; part++) {
       const uint32_t values = keys + Layout::tile;
-      wait_all_but<2 * SLOTS - 1>();
-      __syncwarp();
+      if constexpr (BOXES) {
+#if __CUDA_ARCH__ >= 900
+        barrier_wait(barrier, parity);
+#endif
+      } else {
+        wait_all_but<2 * SLOTS - 1>();
+        __syncwarp();
+      }
       float s[2][4] = {};
 #pragma unroll
       for (int k = 0; k < K; k++) {
@@ -278,6 +330,11 @@ __device__ void decode(const Args& a) {
         if (t == 0) maxima[warp * 16 + g + 8 * h] = best[h];
       }
       __syncthreads();
+#if __CUDA_ARCH__ >= 900
+      // Everyone is done with this part's keys and with the values of the one before.
+      if constexpr (BOXES)
+        if (threadIdx.x == 0) ask_part();
+#endif
       float part_m[2];
 #pragma unroll
       for (int h = 0; h < 2; h++) {
@@ -289,18 +346,33 @@ __device__ void decode(const Args& a) {
         for (int j = 0; j < 2; j++) {
           const float e0 = exp2_fast(fmaf(s[j][2 * h], scale.factor, -off));
           const float e1 = exp2_fast(fmaf(s[j][2 * h + 1], scale.factor, -off));
-          *reinterpret_cast<uint32_t*>(shared + (weight_to ^ (j * 16)) + h * 8 * Rows<64>::stride) = pack<T>(e0, e1);
+          *reinterpret_cast<uint32_t*>(shared + (weight_to ^ (j * 16)) + h * 8 * Weights::stride) = pack<T>(e0, e1);
         }
       }
-      __syncthreads();
-
-      wait_all_but<2 * SLOTS - 2>();
-      __syncwarp();
+      if constexpr (BOXES) {
+#if __CUDA_ARCH__ >= 900
+        barrier_wait(barrier + SLOTS * 8, parity);
+        // Rows that nobody has written yet may hold anything, and 0 · NaN is not 0.
+        const int real = run.kv_start + run.n - part * part_tokens;
+        if (real < part_tokens) {
+          for (int i = threadIdx.x; i < (part_tokens - real) * Rows<D>::chunks; i += decode_threads) {
+            const uint32_t at = values - base + Rows<D>::at(real + i / Rows<D>::chunks, i % Rows<D>::chunks);
+            *reinterpret_cast<uint4*>(shared + at) = {0, 0, 0, 0};
+          }
+          before_copies();
+        }
+#endif
+        __syncthreads();
+      } else {
+        __syncthreads();
+        wait_all_but<2 * SLOTS - 2>();
+        __syncwarp();
+      }
       float part_o[N][4] = {}, sum[4] = {};
 #pragma unroll
       for (int k = 0; k < 4; k++) {
         uint32_t p[4], b[2 * N];
-        load_matrices(p, Rows<64>::moved(weight_at, 2 * k));
+        load_matrices(p, Weights::moved(weight_at, 2 * k));
 #pragma unroll
         for (int n = 0; n + 1 < N; n += 2)
           load_transposed(reinterpret_cast<uint32_t(&)[4]>(b[2 * n]),
@@ -308,17 +380,18 @@ __device__ void decode(const Args& a) {
         if constexpr (N % 2)
           load_transposed(reinterpret_cast<uint32_t(&)[2]>(b[2 * N - 2]),
                           values + Rows<D>::at(16 * k + (lane & 15), warp * N + N - 1));
-        if (k == 3) {
+        if (!BOXES && k == 3) {
           // All reads of this part are under way: its place takes the part that is SLOTS further. Here the copies'
           // instructions keep nobody waiting: what follows needs no shared memory for a while.
           __syncwarp();
           copy_part();
-          keys = turn(keys);
         }
         multiply<T>(sum, p, ones<T>, ones<T>);
 #pragma unroll
         for (int n = 0; n < N; n++) multiply<T>(part_o[n], p, b[2 * n], b[2 * n + 1]);
       }
+      keys = turn(keys), barrier += 8;
+      if (keys == base) barrier = base + Layout::barriers, parity ^= 1;
 
 #pragma unroll
       for (int h = 0; h < 2; h++) {

@@ -14,8 +14,8 @@ namespace attn {
 template <int D, int WARPS, int MT, bool EXACT>
 struct PrefillShared {
   static constexpr int rows = WARPS * 16 * MT;
-  static constexpr int tile = part_tokens * Rows<D>::stride;
-  static constexpr int kv = rows * Rows<D>::stride;  // two of (keys, values)
+  static constexpr int tile = Rows<D>::bytes;
+  static constexpr int kv = Rows<D, rows>::bytes;  // two of (keys, values)
   static constexpr int totals = kv + 4 * tile;       // [MT · D / 8][threads] float4
   static constexpr int bytes = totals + (EXACT ? rows * D * 4 : 0);
 };
@@ -24,7 +24,8 @@ template <class T, int D, int WARPS, int MT, bool EXACT>
 __device__ void prefill(const Args& a) {
   using Layout = PrefillShared<D, WARPS, MT, EXACT>;
   constexpr int K = D / 16, N = D / 8, threads = WARPS * 32, block_rows = Layout::rows;
-  extern __shared__ __align__(128) uint8_t shared[];
+  using Queries = Rows<D, block_rows>;
+  extern __shared__ __align__(1024) uint8_t shared[];
   const uint32_t base = shared_address(shared);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int g = lane >> 2, t = lane & 3;
@@ -65,7 +66,7 @@ __device__ void prefill(const Args& a) {
         a.q + (int64_t(tile.token_start + r / group) * a.heads + kv_head * group + r % group) * D + chunk * 8;
     uint4 x = *reinterpret_cast<const uint4*>(from);
     x.x = from_bf16<T>(x.x), x.y = from_bf16<T>(x.y), x.z = from_bf16<T>(x.z), x.w = from_bf16<T>(x.w);
-    *reinterpret_cast<uint4*>(shared + Rows<D>::at(row, chunk)) = x;
+    *reinterpret_cast<uint4*>(shared + Queries::at(row, chunk)) = x;
   }
 
   // Of rows 16 · mt + g and + 8 of the warp. l: of this thread's columns until the end, unless EXACT.
@@ -80,7 +81,7 @@ __device__ void prefill(const Args& a) {
     for (int i = 0; i < MT * N; i++) totals[i * threads] = {0, 0, 0, 0};
 
   // Rows of a tile that a lane reads, first chunks.
-  const uint32_t q_at = base + Rows<D>::at(warp * MT * 16 + (lane & 15), lane >> 4);
+  const uint32_t q_at = base + Queries::at(warp * MT * 16 + (lane & 15), lane >> 4);
   const uint32_t key_at = Rows<D>::at(((lane >> 4) << 3) + (lane & 7), (lane >> 3) & 1);
   const uint32_t value_at = Rows<D>::at(lane & 15, lane >> 4);
 
@@ -95,7 +96,7 @@ __device__ void prefill(const Args& a) {
       uint32_t q[MT][4];
 #pragma unroll
       for (int mt = 0; mt < MT; mt++)
-        load_matrices(q[mt], Rows<D>::moved(q_at + mt * 16 * Rows<D>::stride, 2 * k));
+        load_matrices(q[mt], Queries::moved(q_at + mt * 16 * Queries::stride, 2 * k));
 #pragma unroll
       for (int j = 0; j < 8; j += 2) {
         uint32_t b[4];

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include <cuda.h>
+
 #include "attention.cu"
 
 #define CHECK(call)                                                                                     \
@@ -232,25 +234,22 @@ struct Launcher {
 };
 
 struct Kernels {
-  const void *decode, *prefill, *exact;
-  int decode_bytes, blocks, prefill_bytes, exact_bytes, prefill_rows, exact_rows, prefill_threads, exact_threads;
+  const void *decode, *boxes, *prefill, *exact;
+  int decode_bytes, blocks, boxes_bytes, boxes_blocks, prefill_bytes, exact_bytes, prefill_rows, exact_rows, prefill_threads, exact_threads;
 };
-template <int D, int SLOTS, int BLOCKS, int WARPS, int MT, int XWARPS, int XMT>
-Kernels sized(const void* d, const void* p, const void* x) {
+template <int D, int SLOTS, int BLOCKS, int BSLOTS, int BBLOCKS, int WARPS, int MT, int XWARPS, int XMT>
+Kernels sized(const void* d, const void* b, const void* p, const void* x) {
   using A = mr::attn::PrefillShared<D, WARPS, MT, false>;
   using B = mr::attn::PrefillShared<D, XWARPS, XMT, true>;
-  return {d, p, x, mr::attn::DecodeShared<D, SLOTS>::bytes, BLOCKS, A::bytes, B::bytes, A::rows, B::rows, WARPS * 32, XWARPS * 32};
+  return {d, b, p, x, mr::attn::DecodeShared<D, SLOTS>::bytes, BLOCKS, mr::attn::DecodeShared<D, BSLOTS>::bytes, BBLOCKS, A::bytes, B::bytes, A::rows, B::rows, WARPS * 32, XWARPS * 32};
 }
 Kernels kernels(Kv kv, int D) {
-#define PICK(name)                                                                                                            \
-  if (D == 64) return sized<64, 3, 4, 4, 2, 8, 1>((void*)mr_attention_decode_##name##_64, (void*)mr_attention_prefill_##name##_64, \
-                                                  (void*)mr_attention_prefill_exact_##name##_64);                              \
-  if (D == 96) return sized<96, 2, 3, 4, 2, 8, 1>((void*)mr_attention_decode_##name##_96, (void*)mr_attention_prefill_##name##_96, \
-                                                  (void*)mr_attention_prefill_exact_##name##_96);                              \
-  if (D == 128) return sized<128, 3, 2, 4, 2, 8, 1>((void*)mr_attention_decode_##name##_128, (void*)mr_attention_prefill_##name##_128, \
-                                                    (void*)mr_attention_prefill_exact_##name##_128);                           \
-  return sized<256, 2, 1, 8, 1, 4, 1>((void*)mr_attention_decode_##name##_256, (void*)mr_attention_prefill_##name##_256,         \
-                                      (void*)mr_attention_prefill_exact_##name##_256);
+#define NAMES(name, D, boxes) (void*)mr_attention_decode_##name##_##D, boxes, (void*)mr_attention_prefill_##name##_##D, (void*)mr_attention_prefill_exact_##name##_##D
+#define PICK(name)                                                                                                          \
+  if (D == 64) return sized<64, 3, 4, 3, 4, 4, 2, 8, 1>(NAMES(name, 64, (void*)mr_attention_decode_boxes_##name##_64));       \
+  if (D == 96) return sized<96, 2, 3, 2, 3, 4, 2, 8, 1>(NAMES(name, 96, nullptr));                                            \
+  if (D == 128) return sized<128, 3, 2, 3, 2, 4, 2, 8, 1>(NAMES(name, 128, (void*)mr_attention_decode_boxes_##name##_128));   \
+  return sized<256, 2, 1, 3, 1, 8, 1, 4, 1>(NAMES(name, 256, (void*)mr_attention_decode_boxes_##name##_256));
   if (kv == BF16) { PICK(bf16) }
   PICK(f16)
 }
@@ -260,13 +259,38 @@ struct Options {
   int want = 0;  // blocks that the plan is told of; 0: the true number
   bool plan = true;
   int layer = 0;
-  bool prefill = true, decode = true;
+  bool prefill = true, decode = true, boxes = true;
 };
+
+// A layer's keys or values as [pages][kv heads · 64][D], in boxes of 64 × 64.
+mr::attn::TensorMap tensor_map(const World& w, const uint8_t* at) {
+  using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*,
+                              const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                              CUtensorMapFloatOOBfill);
+  static const Encode encode = [] {
+    void* found;
+    cudaDriverEntryPointQueryResult result;
+    CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result));
+    return reinterpret_cast<Encode>(found);
+  }();
+  alignas(64) CUtensorMap map;
+  const Shape& s = w.shape;
+  const cuuint64_t dims[] = {cuuint64_t(s.head_dim), cuuint64_t(s.kv_heads) * 64, 1 << 24}, strides[] = {cuuint64_t(s.head_dim) * 2, cuuint64_t(w.page_bytes)};
+  const cuuint32_t box[] = {64, 64, 1}, ones[] = {1, 1, 1};
+  const CUresult e = encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 3, const_cast<uint8_t*>(at), dims, strides, box, ones,
+                            CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                            CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (e != CUDA_SUCCESS) std::fprintf(stderr, "cuTensorMapEncodeTiled: %d\n", int(e)), std::exit(2);
+  mr::attn::TensorMap r;
+  std::memcpy(&r, &map, sizeof r);
+  return r;
+}
 
 void attend(const World& w, Launcher& to, const Options& o) {
   const Shape& s = w.shape;
   const Kernels k = kernels(s.kv, s.head_dim);
-  int blocks = k.blocks * sms, want = o.want > 0 ? o.want : blocks;
+  const bool boxes = o.boxes && k.boxes;
+  int blocks = (boxes ? k.boxes_blocks : k.blocks) * sms, want = o.want > 0 ? o.want : blocks;
   int rows = o.exact ? k.exact_rows : k.prefill_rows, window = s.window, causal = s.causal, room = w.room;
   int heads = s.heads, kv_heads = s.kv_heads;
   int64_t tiles_at = w.tiles_at, page_bytes = w.page_bytes;
@@ -278,10 +302,17 @@ void attend(const World& w, Launcher& to, const Options& o) {
   }
   const uint8_t *keys = w.pool + o.layer * w.layer_bytes, *values = keys + w.v_at;
   float scale = 1 / std::sqrt(float(s.head_dim)), softcap = s.softcap;
-  const std::vector<void*> args = {(void*)&w.q, (void*)&w.y, &keys, &values, &page_bytes, (void*)&w.plan, &tiles_at,
+  std::vector<void*> args = {(void*)&w.q, (void*)&w.y, &keys, &values, &page_bytes, (void*)&w.plan, &tiles_at,
                                    (void*)&w.page_ids, (void*)&w.partial, (void*)&w.arrived, (void*)&w.sinks, &heads, &kv_heads,
                                    &scale, &softcap, &window, &causal};
-  if (o.decode) to.go(k.decode, blocks, mr::attn::decode_threads, k.decode_bytes, args);
+  if (o.decode && boxes) {
+    mr::attn::TensorMap maps[2] = {tensor_map(w, keys), tensor_map(w, values)};
+    args.push_back(&maps[0]), args.push_back(&maps[1]);
+    to.go(k.boxes, blocks, mr::attn::decode_threads, k.boxes_bytes, args);
+    args.resize(args.size() - 2);
+  } else if (o.decode) {
+    to.go(k.decode, blocks, mr::attn::decode_threads, k.decode_bytes, args);
+  }
   if (o.prefill)
     to.go(o.exact ? k.exact : k.prefill, dim3(w.max_tiles, kv_heads), o.exact ? k.exact_threads : k.prefill_threads,
           o.exact ? k.exact_bytes : k.prefill_bytes, args);
@@ -378,9 +409,11 @@ void check_case(const Shape& s, const std::vector<Sequence>& q, uint64_t seed) {
   if (tensor) {
     for (int exact = 0; exact < 2; exact++) {
       std::vector<uint16_t> first;
-      for (int wants : {0, 1, 100000}) {
+      for (int wants : {0, 1, 100000, -1}) {
         poison(w);
-        attend(w, to, {exact == 1, wants});
+        Options o = {exact == 1, std::max(wants, 0)};
+        o.boxes = wants >= 0;
+        attend(w, to, o);
         CHECK(cudaDeviceSynchronize());
         const std::string what = (exact ? "exact, " : "") + name + " want " + std::to_string(wants);
         compare(w, want, exact, what);
@@ -582,6 +615,13 @@ void time_decode(const char* name, const Shape& s, const std::vector<Sequence>& 
           for (int i = 0; i < launches; i++) attend(w, l, {false, want, false, i % layers, false, true});
         },
         9) / launches;
+    const double copies = seconds(
+        [&](cudaStream_t stream) {
+          Launcher l;
+          l.stream = stream;
+          for (int i = 0; i < launches; i++) attend(w, l, {false, want, false, i % layers, false, true, false});
+        },
+        9) / launches;
     const double plan = seconds(
         [&](cudaStream_t stream) {
           Launcher l;
@@ -589,8 +629,8 @@ void time_decode(const char* name, const Shape& s, const std::vector<Sequence>& 
           for (int i = 0; i < 16; i++) attend(w, l, {false, want, true, 0, false, false});
         },
         5) / 16;
-    std::printf("{\"name\": \"decode %s\", \"want\": %d, \"runs\": %d, \"us\": %.2f, \"gbs\": %.0f, \"of_roof\": %.3f, \"plan_us\": %.2f}\n", name, want,
-                counts[0] * s.kv_heads, time * 1e6, layer_bytes / time / 1e9, layer_bytes / time / read_roof, plan * 1e6);
+    std::printf("{\"name\": \"decode %s\", \"want\": %d, \"runs\": %d, \"us\": %.2f, \"gbs\": %.0f, \"of_roof\": %.3f, \"without_boxes_us\": %.2f, \"plan_us\": %.2f}\n", name, want,
+                counts[0] * s.kv_heads, time * 1e6, layer_bytes / time / 1e9, layer_bytes / time / read_roof, copies * 1e6, plan * 1e6);
   }
 }
 

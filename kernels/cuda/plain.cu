@@ -1,4 +1,4 @@
-// Owns: products and attention in their plainest form, for any format and any head: what runs where no faster kernel takes
+// Owns: products in their plainest form, for any format: what runs where no faster kernel takes
 // the case. Weights are the file's own rows, each dequantised where it is read.
 #include "common.cuh"
 
@@ -129,55 +129,4 @@ extern "C" __global__ void mr_plain_linear(const StepInfo* info, int on_rows, co
   if (add) static_cast<float*>(y)[at] += sum;
   else if (y_wide) static_cast<float*>(y)[at] = sum;
   else store(static_cast<bf16*>(y) + at, sum);
-}
-
-// A warp a token and head, position after position with a running maximum.
-extern "C" __global__ void mr_plain_attention(const StepInfo* info, const int* token_sequence, const int* token_start,
-                                              const int* kv_start, const bf16* q, bf16* y, const uint8_t* kp,
-                                              const uint8_t* vp, int64_t page_bytes, const int* start, const int* first,
-                                              const int* ids, int type, int heads, int kv_heads, int d, int v_d, float scale,
-                                              float softcap, int window, int causal, const float* sinks) {
-  wait();
-  release();
-  constexpr int most = 16;  // head dims up to 512
-  const int t = blockIdx.x, h = blockIdx.y, lane = threadIdx.x;
-  if (t >= info->tokens) return;
-  const int s = token_sequence[t], g = h / (heads / kv_heads);
-  const int position = kv_start[s] + t - token_start[s], newest = kv_start[s] + token_start[s + 1] - token_start[s] - 1;
-  const int last = causal ? position : newest, from = window > 0 ? max(0, position - window + 1) : 0;
-  const auto at = [&](const uint8_t* p, int64_t i) {
-    if (type == 0) return reinterpret_cast<const float*>(p)[i];
-    if (type == 1) return __half2float(reinterpret_cast<const __half*>(p)[i]);
-    return load(reinterpret_cast<const bf16*>(p) + i);
-  };
-  float own[most], out[most];
-  for (int j = 0; j < most; j++) {
-    const int i = lane + 32 * j;
-    own[j] = i < d ? load(q + (int64_t(t) * heads + h) * d + i) : 0.0f;
-    out[j] = 0;
-  }
-  float max = -INFINITY, sum = 0;
-  for (int p = from; p <= last; p++) {
-    const int64_t page = page_bytes * ids[start[s] + p / 64 - first[s]], row = g * 64 + p % 64;
-    float dot = 0;
-    for (int j = 0; j < most && 32 * j < d; j++)
-      if (lane + 32 * j < d) dot += own[j] * at(kp + page, row * d + lane + 32 * j);
-    dot = warp_sum(dot) * scale;
-    if (softcap > 0) dot = softcap * tanhf(dot / softcap);
-    dot = dot != dot ? -INFINITY : fminf(dot, 3.4028234663852886e38f);
-    if (dot == -INFINITY) continue;
-    const float top = fmaxf(max, dot), shrink = expf(max - top), weight = expf(dot - top);
-    sum = sum * shrink + weight;
-    for (int j = 0; j < most && 32 * j < v_d; j++)
-      if (lane + 32 * j < v_d) out[j] = out[j] * shrink + weight * at(vp + page, row * v_d + lane + 32 * j);
-    max = top;
-  }
-  float by = sum;
-  if (sinks && max > -INFINITY) {
-    const float top = fmaxf(max, sinks[h]);
-    by = sum * expf(max - top) + expf(sinks[h] - top);
-    for (int j = 0; j < most; j++) out[j] *= expf(max - top);
-  }
-  for (int j = 0; j < most && 32 * j < v_d; j++)
-    if (lane + 32 * j < v_d) store(y + (int64_t(t) * heads + h) * v_d + lane + 32 * j, by > 0 ? out[j] / by : 0.0f);
 }

@@ -39,6 +39,8 @@ export interface DeviceFlags {
   readonly ctx?: number;
   readonly kvDtype?: KvDType;
   readonly deterministic?: boolean;
+  /** false: guess nothing. */
+  readonly lookup?: boolean;
 }
 
 function deviceFlag(text: string): string {
@@ -56,6 +58,7 @@ export function addDeviceFlags(command: Command): Command {
     )
     .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
     .option("--ctx <tokens>", "context length (default: the model's, or what fits in memory)", wholeNumber(1))
+    .option("--no-lookup", "never guess tokens from the text and check several in a step (the answers are the same)")
     .addOption(
       new Option("--kv-dtype <type>", "number format of the KV cache (default: f16)").choices(["f16", "bf16", "f32"]),
     )

@@ -53,6 +53,7 @@ export async function openModel(
     device: flags.device,
     threads: flags.threads ?? settings.threads,
     kvDtype,
+    lookup: flags.lookup,
     maxSequences: flags.sequences,
     contextLength: flags.ctx ?? settings.contextLength,
     deterministic: flags.deterministic,

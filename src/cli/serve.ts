@@ -98,8 +98,19 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
   }
   if (flags.logJson) await logAsJson();
   const { serve } = await import("../server/serve.js");
-  const { host, port, device, threads, ctx: contextLength, kvDtype, deterministic } = flags;
-  const { maxSequences, maxWaiting, maxLoaded } = flags;
+  const {
+    host,
+    port,
+    device,
+    threads,
+    ctx: contextLength,
+    kvDtype,
+    deterministic,
+    lookup,
+    maxSequences,
+    maxWaiting,
+    maxLoaded,
+  } = flags;
   const fromEnvironment = env("MILLRACE_API_KEY");
   const apiKeys = [...(flags.apiKey ?? []), ...(fromEnvironment === undefined ? [] : [fromEnvironment])];
   const report = pullReport();
@@ -108,7 +119,7 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
   void stopping.then(() => controller.abort());
   const server = await serve({
     models: models.map((model) => ({ model, ...(flags.id === undefined ? {} : { id: flags.id }) })),
-    ...{ host, port, apiKeys, device, threads, contextLength, kvDtype, deterministic },
+    ...{ host, port, apiKeys, device, threads, contextLength, kvDtype, deterministic, lookup },
     ...{ maxSequences, maxWaiting, maxLoaded },
     keepAliveMs: flags.keepAlive,
     memoryBytes: flags.memory === undefined ? undefined : Math.floor(flags.memory * 1e9),

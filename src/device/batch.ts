@@ -16,7 +16,8 @@ export interface Batch {
   readonly kvStart: Int32Array;
   /** One a page group. */
   readonly pages: readonly PageTable[];
-  /** [rows] indices into tokens, ascending. */
+  /** [rows] indices into tokens, ascending. A sequence that draws does so at its last token, or at several last ones: those
+   *  behind the first are guesses, and each row is right where the guesses before it are what was drawn. */
   readonly rows: Int32Array;
   /** [rows] −1: draw by the slot's parameters. An id: draw nothing, report that token's logprob and rank (the slot's last
    *  token stays). */

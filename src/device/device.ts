@@ -109,6 +109,8 @@ export interface Program {
    * Step.result.
    */
   run(batch: Batch): Step;
+  /** Of a plan without samples (an encoder's): runs a step and gives the last node's output, [tokens, width]. */
+  encode?(batch: Batch): Promise<Float32Array>;
   /** Of limits.threads, how many may work from the next step on. Absent where a device has no threads to share. */
   setThreads?(threads: number): void;
   copyPages(group: number, from: Int32Array, to: Int32Array): void;

@@ -1,7 +1,7 @@
 // Owns: a step's entries as flat arrays (device/batch.ts), and which row of the result is whose. Arrays are made anew for
 // every step: the device may still read those of the steps before.
 //
-//   rows of an entry, in order:  | scored prompt positions ... | the drawn token |
+//   rows of an entry, in order:  | scored prompt positions ... | the drawn token | what follows each guess ... |
 import {
   type Batch,
   noUpdates,
@@ -13,7 +13,7 @@ import {
   slotFloats,
   slotInts,
 } from "../device/batch.js";
-import type { Entry } from "./scheduler.js";
+import { type Entry, rowsOfEntry } from "./scheduler.js";
 import type { Sequence } from "./sequence.js";
 import type { SamplingParams } from "./types.js";
 
@@ -22,9 +22,10 @@ export function buildBatch(entries: readonly Entry[], numGroups: number): Batch 
   let numTokens = 0;
   let numRows = 0;
   let topLogprobs = 0;
-  for (const { sequence, tokens, scoreFrom, scoreTo, draws } of entries) {
+  for (const entry of entries) {
+    const { sequence, tokens, scoreFrom, scoreTo, draws } = entry;
     numTokens += tokens;
-    numRows += scoreTo - scoreFrom + (draws ? 1 : 0);
+    numRows += rowsOfEntry(entry);
     if (draws) topLogprobs = Math.max(topLogprobs, sequence.request.logprobs ?? 0);
     if (scoreTo > scoreFrom) topLogprobs = Math.max(topLogprobs, sequence.request.promptLogprobs ?? 0);
   }
@@ -44,9 +45,11 @@ export function buildBatch(entries: readonly Entry[], numGroups: number): Batch 
     slots[s] = sequence.slot;
     kvStart[s] = kv;
     tokenStart[s + 1] = at + entry.tokens;
-    const known = Math.max(0, Math.min(entry.tokens, sequence.length - kv));
+    const own = entry.tokens - entry.drafts.length;
+    const known = Math.max(0, Math.min(own, sequence.length - kv));
     tokens.set(sequence.tokens.subarray(kv, kv + known), at);
-    if (known < entry.tokens) tokens[at + known] = -1 - sequence.slot;
+    if (known < own) tokens[at + known] = -1 - sequence.slot;
+    tokens.set(entry.drafts, at + own);
     for (let position = entry.scoreFrom; position < entry.scoreTo; position++, row++) {
       rows[row] = at + position - 1 - kv;
       targets[row] = sequence.tokens[position];
@@ -54,8 +57,10 @@ export function buildBatch(entries: readonly Entry[], numGroups: number): Batch 
     }
     if (!entry.draws) return;
     if (sequence.constraint) maskedRows.push(row);
-    rows[row] = at + entry.tokens - 1;
-    rowPositions[row++] = kv + entry.tokens;
+    for (let token = own; token <= entry.tokens; token++, row++) {
+      rows[row] = at + token - 1;
+      rowPositions[row] = kv + token;
+    }
   });
   return {
     tokens,
@@ -91,21 +96,23 @@ function biases(entries: readonly Entry[], numRows: number): RaggedBias {
   const ids: number[] = [];
   const values: number[] = [];
   let row = 0;
-  for (const { sequence, scoreFrom, scoreTo, draws } of entries) {
+  for (const { sequence, scoreFrom, scoreTo, draws, drafts } of entries) {
     for (let i = scoreFrom; i < scoreTo; i++) start[++row] = ids.length;
     if (!draws) continue;
     const { request, drawn } = sequence;
-    for (const [id, value] of request.sampling.logitBias) {
-      ids.push(id);
-      values.push(value);
-    }
-    if (drawn < request.minTokens) {
-      for (const id of sequence.record.stopIds) {
+    for (let ahead = 0; ahead <= drafts.length; ahead++) {
+      for (const [id, value] of request.sampling.logitBias) {
         ids.push(id);
-        values.push(Number.NEGATIVE_INFINITY);
+        values.push(value);
       }
+      if (drawn + ahead < request.minTokens) {
+        for (const id of sequence.record.stopIds) {
+          ids.push(id);
+          values.push(Number.NEGATIVE_INFINITY);
+        }
+      }
+      start[++row] = ids.length;
     }
-    start[++row] = ids.length;
   }
   return { start, ids: Int32Array.from(ids), values: Float32Array.from(values) };
 }
@@ -152,6 +159,6 @@ function joined(lists: readonly Int32Array[]): [start: Int32Array, ids: Int32Arr
   return [start, ids];
 }
 
-function hasPenalties(p: SamplingParams): boolean {
+export function hasPenalties(p: SamplingParams): boolean {
   return p.repetitionPenalty !== 1 || p.frequencyPenalty !== 0 || p.presencePenalty !== 0;
 }

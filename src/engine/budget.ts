@@ -35,17 +35,33 @@ export class StepBudget {
 
   tokens(othersGenerate: boolean): number {
     if (this.fixed !== undefined) return Math.min(this.fixed, this.most);
-    const { small, large } = this;
+    const { small } = this;
     const target = othersGenerate ? whileGenerating : otherwise;
-    if (!large) return Math.min(this.most, small ? Math.max(least, (target * small.tokens) / small.ms) | 0 : first);
+    const costs = this.costs();
+    if (!costs) return Math.min(this.most, small ? Math.max(least, (target * small.tokens) / small.ms) | 0 : first);
+    return Math.min(this.most, Math.max(least, Math.floor((target - costs.fixed) / costs.perToken)));
+  }
+
+  /** Of a step of `tokens` sequences that generate: how likely a guess has to be so that checking it pays. One token more
+   *  has to bring as much for its time as the step does on the whole. */
+  guessWorth(tokens: number): number {
+    const costs = this.costs();
+    if (!costs) return 0.5;
+    return Math.min(1, (costs.perToken * tokens) / (costs.fixed + costs.perToken * tokens));
+  }
+
+  /** Milliseconds; undefined until a large step has been seen. */
+  private costs(): { fixed: number; perToken: number } | undefined {
+    const { small, large } = this;
+    if (!large) return undefined;
     let perToken = large.ms / large.tokens;
-    let fixedCost = 0;
+    let fixed = 0;
     if (small) {
       // at least a quarter of the average: measurements jitter, and a slope of nothing would mean an endless step
       perToken = Math.max(perToken / 4, (large.ms - small.ms) / (large.tokens - small.tokens));
-      fixedCost = Math.max(0, large.ms - perToken * large.tokens);
+      fixed = Math.max(0, large.ms - perToken * large.tokens);
     }
-    return Math.min(this.most, Math.max(least, Math.floor((target - fixedCost) / perToken)));
+    return { fixed, perToken };
   }
 
   observe(tokens: number, ms: number): void {

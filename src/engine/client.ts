@@ -74,6 +74,11 @@ export class EngineClient {
     return (await this.connected()).stats();
   }
 
+  /** One vector a text, not normalised. Throws UserError where the model gives none, or a text is too long. */
+  async embed(texts: readonly Int32Array[]): Promise<readonly Float32Array[]> {
+    return (await this.connected()).embed(texts);
+  }
+
   /** Of the threads that it was loaded with, how many it may use from its next step on. */
   grant(threads: number): void {
     if (threads === this.threads) return;
@@ -130,6 +135,10 @@ class Connection {
     number,
     { resolve: (stats: EngineStats) => void; reject: (e: Error) => void }
   >();
+  private readonly waitingVectors = new Map<
+    number,
+    { resolve: (vectors: readonly Float32Array[]) => void; reject: (e: Error) => void }
+  >();
   private loading: { resolve: (limits: ModelLimits) => void; reject: (e: Error) => void } | undefined;
   private onProgress: ((done: number, total: number) => void) | undefined;
   private readonly ended: Promise<void>;
@@ -171,6 +180,15 @@ class Connection {
   forget(events: Events): void {
     if (events.open > 0) this.abort(events);
     this.requests.delete(events.handle);
+  }
+
+  embed(texts: readonly Int32Array[]): Promise<readonly Float32Array[]> {
+    const ticket = ++this.tickets;
+    return new Promise((resolve, reject) => {
+      if (!this.alive) return reject(new UserError("the engine has ended", { status: 503, code: "engine_died" }));
+      this.waitingVectors.set(ticket, { resolve, reject });
+      this.post({ type: "embed", ticket, texts });
+    });
   }
 
   grant(threads: number): void {
@@ -221,6 +239,14 @@ class Connection {
         this.waitingStats.get(message.ticket)?.resolve(message.stats);
         this.waitingStats.delete(message.ticket);
         return;
+      case "embedded":
+        this.waitingVectors.get(message.ticket)?.resolve(message.vectors);
+        this.waitingVectors.delete(message.ticket);
+        return;
+      case "notEmbedded":
+        this.waitingVectors.get(message.ticket)?.reject(new UserError(message.error.message, message.error));
+        this.waitingVectors.delete(message.ticket);
+        return;
       case "events": {
         const { starts, tokens, others } = message;
         for (const [handle, event] of starts) this.requests.get(handle)?.push(event);
@@ -242,6 +268,8 @@ class Connection {
     this.loading?.reject(new UserError(error.message, error));
     for (const waiting of this.waitingStats.values()) waiting.reject(new UserError(error.message, error));
     this.waitingStats.clear();
+    for (const waiting of this.waitingVectors.values()) waiting.reject(new UserError(error.message, error));
+    this.waitingVectors.clear();
     for (const events of this.requests.values()) events.fail(error);
     this.requests.clear();
     this.markEnded();

@@ -3,6 +3,8 @@
 import { UserError } from "../base/errors.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { errorRecord, failure } from "./client.js";
+import { Encoder, type Pooling } from "./encoder.js";
+import { PromptLookup } from "./lookup.js";
 import { Engine, type EngineOutput } from "./loop.js";
 import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
 import type { GenerateRequest, ModelLimits, TokenConstraint, TokenGrammar } from "./types.js";
@@ -22,8 +24,12 @@ export interface LoadedModel {
   readonly program: Program;
   readonly limits: Limits;
   readonly modelLimits: ModelLimits;
+  /** The program is an encoder's: it gives embeddings. */
+  readonly pooling?: Pooling;
   /** EngineOptions.stepTokens. */
   readonly stepTokens?: number;
+  /** Whether tokens are guessed from the text (lookup.ts). */
+  readonly lookup?: boolean;
   /** What requests may name. */
   readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
@@ -63,6 +69,7 @@ export function runHost(port: Port, runtime: HostRuntime): Promise<void> {
 class Host {
   private model: LoadedModel | undefined;
   private engine: Engine | undefined;
+  private encoder: Encoder | undefined;
   private loading: Promise<void> | undefined;
   private running: Promise<void> | undefined;
   private readonly outbox: Outbox;
@@ -91,6 +98,9 @@ class Host {
       case "stats":
         if (this.engine) this.post({ type: "stats", ticket: message.ticket, stats: this.engine.stats() });
         return;
+      case "embed":
+        void this.embed(message.ticket, message.texts);
+        return;
       case "grant":
         this.model?.program.setThreads?.(message.threads);
         return;
@@ -113,11 +123,17 @@ class Host {
       const model = await runtime.load(spec, (done, total) => this.post({ type: "progress", done, total }));
       const { now, pause } = runtime;
       this.model = model;
+      if (model.pooling !== undefined) {
+        this.encoder = new Encoder(model.program, model.limits, model.pooling, pause);
+        this.post({ type: "ready", limits: model.modelLimits });
+        return;
+      }
       const engine = new Engine(model.program, model.limits, {
         now,
         pause,
         output: this.outbox,
         stepTokens: model.stepTokens,
+        drafter: model.lookup ? () => new PromptLookup() : undefined,
         lost: this.lost,
       });
       this.engine = engine;
@@ -132,14 +148,24 @@ class Host {
 
   /** The engine knows requests by their handles: two users of one client may choose the same id. */
   private submit(handle: number, request: GenerateRequest): void {
-    if (request.grammar) {
+    if (request.grammar && !this.encoder) {
       void this.submitConstrained(handle, request, request.grammar);
       return;
     }
     try {
+      if (this.encoder) throw new UserError("This model gives embeddings and no text.", { code: "no_generation" });
       this.engine!.submit({ ...request, id: String(handle) });
     } catch (error) {
       this.refuse(handle, request, error);
+    }
+  }
+
+  private async embed(ticket: number, texts: readonly Int32Array[]): Promise<void> {
+    try {
+      if (!this.encoder) throw new UserError("This model gives no embeddings.", { code: "no_embeddings" });
+      this.post({ type: "embedded", ticket, vectors: await this.encoder.embed(texts) });
+    } catch (error) {
+      this.post({ type: "notEmbedded", ticket, error: errorRecord(error) });
     }
   }
 

@@ -4,12 +4,13 @@ import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import type { Step, StepResult } from "../device/batch.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
-import { buildBatch } from "./batch.js";
+import { buildBatch, hasPenalties } from "./batch.js";
 import { StepBudget } from "./budget.js";
 import { Holdings } from "./holdings.js";
+import type { Drafter } from "./lookup.js";
 import { PageNames } from "./names.js";
 import { type Entry, Scheduler } from "./scheduler.js";
-import { type RequestRecord, Sequence } from "./sequence.js";
+import { noDrafts, type RequestRecord, Sequence } from "./sequence.js";
 import type {
   EngineStats,
   FinishReason,
@@ -42,6 +43,9 @@ export interface EngineOptions {
   readonly stepTokens?: number;
   /** false: no page is found again by its content. */
   readonly prefixCache?: boolean;
+  /** Makes a choice's drafter: its guesses are checked, several in a step. For devices whose rows do not depend on each
+   *  other. Undefined: nothing is guessed. */
+  readonly drafter?: (request: GenerateRequest, index: number) => Drafter;
 }
 
 /** Milliseconds after a launch for which masks are awaited: most are there when the forward ends. */
@@ -80,6 +84,9 @@ export class Engine {
   /** In tokens: those that could have been in the cache and those that were. */
   private prefixQueries = 0;
   private prefixHits = 0;
+  /** Guesses that were checked, and those that were right. */
+  private guessed = 0;
+  private guessedRight = 0;
   private settledAt = 0;
   private closed = false;
   /** Called when there is something to do again. */
@@ -175,6 +182,8 @@ export class Engine {
       generatedTokens: this.generatedTokens,
       prefixQueries: this.prefixQueries,
       prefixHits: this.prefixHits,
+      draftTokens: this.guessed,
+      acceptedTokens: this.guessedRight,
     };
   }
 
@@ -293,6 +302,7 @@ export class Engine {
   private launch(): boolean {
     const { running } = this.scheduler;
     this.jumpForward(running);
+    if (this.options.drafter) this.guess(running, this.options.drafter);
     const othersGenerate = running.length > 1 && running.some((sequence) => sequence.generating);
     const entries = this.scheduler.plan(this.budget.tokens(othersGenerate));
     if (entries.length === 0) return false;
@@ -310,6 +320,21 @@ export class Engine {
     const { topLogprobs, tokens } = batch;
     this.flights.push({ entries, voids: new Map(), step, topLogprobs, tokens: tokens.length, launchedAt });
     return true;
+  }
+
+  /** Guesses for sequences whose next token can be checked at once. Penalties count what was drawn: with them, and under a
+   *  constraint, nothing is guessed; nor where a state cannot be taken back. */
+  private guess(running: readonly Sequence[], drafter: NonNullable<EngineOptions["drafter"]>): void {
+    if (this.holdings.hasStates) return;
+    const generating = running.filter((sequence) => sequence.generating);
+    const worth = this.budget.guessWorth(generating.length);
+    for (const sequence of running) {
+      sequence.drafts = noDrafts;
+      const { request, tokens, length, drawn, constraint } = sequence;
+      if (!sequence.generating || sequence.inFlight > 0 || constraint || hasPenalties(request.sampling)) continue;
+      sequence.drafter ??= drafter(request, sequence.index);
+      sequence.drafts = sequence.drafter.propose(tokens, length, request.maxTokens - drawn - 1, worth);
+    }
   }
 
   /** What must follow is appended where it is known before the step. */
@@ -363,7 +388,7 @@ export class Engine {
     this.budget.observe(flight.tokens, now - Math.max(flight.launchedAt, this.settledAt));
     this.settledAt = now;
     let row = 0;
-    for (const { sequence, scoreFrom, scoreTo, draws } of flight.entries) {
+    for (const { sequence, scoreFrom, scoreTo, draws, drafts } of flight.entries) {
       const { record } = sequence;
       for (let position = scoreFrom; position < scoreTo; position++) {
         const most = record.request.promptLogprobs!;
@@ -372,10 +397,12 @@ export class Engine {
       }
       if (scoreTo > scoreFrom && record.unscored === 0) this.scoredAll(sequence);
       if (!draws) continue;
+      sequence.inFlight--;
       const nothing = flight.voids.get(sequence);
-      if (nothing === undefined) this.drawn(sequence, result, row, flight.topLogprobs, now);
-      else this.drewNothing(sequence, nothing, now);
-      row++;
+      if (nothing !== undefined) this.drewNothing(sequence, nothing, now);
+      else if (drafts.length === 0) this.drawn(sequence, result, row, flight.topLogprobs, now);
+      else this.checkGuesses(sequence, drafts, result, row, flight.topLogprobs, now);
+      row += 1 + drafts.length;
     }
   }
 
@@ -395,7 +422,6 @@ export class Engine {
 
   /** A token for the sequence, dropped where it has ended meanwhile: the row after an end token. */
   private drawn(sequence: Sequence, result: StepResult, row: number, top: number, now: number): void {
-    sequence.inFlight--;
     if (sequence.finished) return;
     const { request, stopIds } = sequence.record;
     const token = result.tokens[row];
@@ -409,8 +435,26 @@ export class Engine {
     else if (sequence.length - sequence.promptLength >= request.maxTokens) this.finish(sequence, "length");
   }
 
+  /** Each row's token is right as long as the guesses before it are what was drawn. What lies behind is computed again. */
+  private checkGuesses(
+    sequence: Sequence,
+    guesses: Int32Array,
+    result: StepResult,
+    row: number,
+    top: number,
+    now: number,
+  ): void {
+    if (sequence.finished) return;
+    let right = 0;
+    while (right < guesses.length && guesses[right] === result.tokens[row + right]) right++;
+    sequence.computed = Math.min(sequence.computed, sequence.length + right);
+    for (let i = 0; i <= right && !sequence.finished; i++) this.drawn(sequence, result, row + i, top, now);
+    sequence.drafter?.learn(guesses.length, right);
+    this.guessed += guesses.length;
+    this.guessedRight += right;
+  }
+
   private drewNothing(sequence: Sequence, nothing: Void, now: number): void {
-    sequence.inFlight--;
     if (sequence.finished) return;
     // The device has counted a token that there is not.
     sequence.slotIsNew = sequence.running;

@@ -22,6 +22,7 @@ export type ClientMessage =
   | { readonly type: "submit"; readonly handle: number; readonly request: GenerateRequest }
   | { readonly type: "abort"; readonly handle: number; readonly index?: number }
   | { readonly type: "stats"; readonly ticket: number }
+  | { readonly type: "embed"; readonly ticket: number; readonly texts: readonly Int32Array[] }
   /** Threads that it may use from its next step on. */
   | { readonly type: "grant"; readonly threads: number }
   | { readonly type: "close" };
@@ -42,7 +43,9 @@ export type HostMessage =
       readonly tokens: Int32Array;
       readonly others: readonly HandledEvent[];
     }
-  | { readonly type: "stats"; readonly ticket: number; readonly stats: EngineStats };
+  | { readonly type: "stats"; readonly ticket: number; readonly stats: EngineStats }
+  | { readonly type: "embedded"; readonly ticket: number; readonly vectors: readonly Float32Array[] }
+  | { readonly type: "notEmbedded"; readonly ticket: number; readonly error: ErrorRecord };
 
 /** Two ends in one thread: what one posts the other gets in a later microtask, as structured clone would carry it. */
 export function channel(): [Port, Port] {

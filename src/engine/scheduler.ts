@@ -1,7 +1,7 @@
 // Owns: who runs: the waiting line, device slots, and how many tokens each sequence gets of a step. No phases: a prompt, a
 // prefix hit, a preempted sequence and one that generates differ only in their gap (sequence.ts).
 //
-// A step's budget goes to sequences that generate (one token each), then to prompts, oldest first. Where the budget or the
+// A step's budget goes to sequences that generate (one token each, then guesses of what follows), then to prompts, oldest first. Where the budget or the
 // device takes fewer than generate, all take turns, longest waiting first, so that nobody starves.
 //
 // Admission: a waiting sequence starts when a slot is free and the pages for its tokens and its next `headroom` ones are
@@ -12,7 +12,7 @@
 // Preemption: where a page is wanted and none is left, sequences that hold pages without running give theirs back, then
 // the worst (lowest priority, youngest) that is worse than the one in need; it computes again what its pages held.
 import type { Holdings } from "./holdings.js";
-import { before, type Sequence } from "./sequence.js";
+import { before, noDrafts, type Sequence } from "./sequence.js";
 import type { TokenConstraint } from "./types.js";
 
 /** One sequence's part of a step. */
@@ -25,6 +25,8 @@ export interface Entry {
   readonly scoreTo: number;
   /** The last of its tokens brings the next. */
   readonly draws: boolean;
+  /** Its last tokens, where they are guesses: each of them, and the token before them, draws what should follow. */
+  readonly drafts: Int32Array;
 }
 
 export interface StepLimits {
@@ -80,19 +82,25 @@ export class Scheduler {
     const generating = ready.filter((s) => s.generating);
     const most = Math.min(budget, this.limits.maxSequences, this.limits.maxRows);
     const taken = new StepInMaking(budget, this.limits);
-    if (generating.length >= most) {
+    if (generating.length > most || (generating.length === most && ready.length > most)) {
       ready.sort((a, b) => a.lastStep - b.lastStep || before(a, b));
       for (const s of ready) this.place(s, taken, 1);
       return taken.entries;
     }
-    for (const s of generating.sort(before)) this.place(s, taken, 1);
+    // Guesses take what is left when each has its token.
+    let spare = Math.min(budget, this.limits.maxRows) - generating.length;
+    for (const s of generating.sort(before)) {
+      const drafts = Math.min(s.drafts.length, spare);
+      spare -= drafts;
+      this.place(s, taken, 1 + drafts);
+    }
     for (const s of ready.filter((s) => !s.generating).sort(before)) this.place(s, taken, budget);
     return taken.entries;
   }
 
   /** The entries' step has been launched. */
   launched(entries: readonly Entry[], step: number): void {
-    for (const { sequence, tokens, scoreTo, draws } of entries) {
+    for (const { sequence, tokens, scoreTo, draws, drafts } of entries) {
       sequence.computed += tokens;
       sequence.lastStep = step;
       sequence.slotIsNew = false;
@@ -100,8 +108,8 @@ export class Scheduler {
       if (draws) sequence.inFlight++;
       this.nameFullPages(sequence);
       if (this.prefixCache && this.holdings.hasStates) this.keepState(sequence);
-      // A row whose mask comes late is computed once more: its last token sees what it sees now.
-      this.holdings.trim(sequence.held, sequence.computed - (draws && sequence.constraint ? 1 : 0));
+      // A row whose mask comes late is computed once more: its last token sees what it sees now. So are wrong guesses.
+      this.holdings.trim(sequence.held, sequence.computed - drafts.length - (draws && sequence.constraint ? 1 : 0));
       this.shareWithFollowers(sequence);
     }
   }
@@ -177,9 +185,9 @@ export class Scheduler {
   /** Gives the sequence a part of the step, where there is room and there are pages. */
   private place(s: Sequence, taken: StepInMaking, most: number): void {
     if (!s.running) return;
-    let tokens = taken.room(s, this.cut(s, Math.min(most, s.wanted - s.computed)));
+    let tokens = taken.room(s, this.cut(s, Math.min(most, s.wanted + s.drafts.length - s.computed)));
     if (tokens === 0) return;
-    if (s.constraint) this.holdings.trim(s.held, s.computed); // what launched() kept for a row that was late
+    this.holdings.trim(s.held, s.computed); // what launched() kept for a row that was late, or for guesses
     tokens = this.makeRoom(s, tokens, taken);
     if (tokens === 0) return;
     let draws = drawsAfter(s, tokens);
@@ -190,7 +198,7 @@ export class Scheduler {
       if (tokens === 0) return;
     }
     const [scoreFrom, scoreTo] = scoresOf(s, tokens);
-    taken.add({ sequence: s, tokens, scoreFrom, scoreTo, draws });
+    taken.add({ sequence: s, tokens, scoreFrom, scoreTo, draws, drafts: s.drafts.subarray(0, draftsOf(s, tokens)) });
   }
 
   /** A mask that is not there yet is expected while the forward runs; one that was late already is waited for, and where a
@@ -239,6 +247,7 @@ export class Scheduler {
     s.computed = 0;
     s.named = 0;
     s.sharesPrompt = false;
+    s.drafts = noDrafts;
     if (!s.running) return;
     this.freeSlot(s);
     this.running.splice(this.running.indexOf(s), 1);
@@ -299,7 +308,7 @@ class StepInMaking {
   add(entry: Entry): void {
     this.entries.push(entry);
     this.budget -= entry.tokens;
-    this.rows -= entry.scoreTo - entry.scoreFrom + (entry.draws ? 1 : 0);
+    this.rows -= rowsOfEntry(entry);
   }
 
   drop(sequence: Sequence): void {
@@ -307,7 +316,7 @@ class StepInMaking {
     if (at < 0) return;
     const [entry] = this.entries.splice(at, 1);
     this.budget += entry.tokens;
-    this.rows += entry.scoreTo - entry.scoreFrom + (entry.draws ? 1 : 0);
+    this.rows += rowsOfEntry(entry);
   }
 }
 
@@ -316,7 +325,17 @@ function hasFollowers(s: Sequence): boolean {
 }
 
 function drawsAfter(s: Sequence, tokens: number): boolean {
-  return s.computed + tokens === s.total && s.request.maxTokens > 0;
+  return s.computed + tokens >= s.total && s.request.maxTokens > 0;
+}
+
+/** How many of so many tokens are guesses. */
+function draftsOf(s: Sequence, tokens: number): number {
+  return Math.max(0, s.computed + tokens - s.total);
+}
+
+/** Rows of the result that are an entry's: scored ones, then drawn ones. */
+export function rowsOfEntry({ scoreFrom, scoreTo, draws, drafts }: Entry): number {
+  return scoreTo - scoreFrom + (draws ? 1 + drafts.length : 0);
 }
 
 /** Positions of the prompt that become known by computing these tokens: each scores the one after it. */
@@ -328,5 +347,5 @@ function scoresOf(s: Sequence, tokens: number): [from: number, to: number] {
 
 function rowsOf(s: Sequence, tokens: number): number {
   const [from, to] = scoresOf(s, tokens);
-  return to - from + (drawsAfter(s, tokens) ? 1 : 0);
+  return to - from + (drawsAfter(s, tokens) ? 1 + draftsOf(s, tokens) : 0);
 }

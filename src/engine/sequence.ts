@@ -5,6 +5,7 @@
 //             0                         promptLength          length      total = length + inFlight
 //   computed  positions whose keys and values a launched step writes; the gap to `wanted` is the work left
 import type { Held } from "./holdings.js";
+import type { Drafter } from "./lookup.js";
 import type { PageNames } from "./names.js";
 import type { FinishReason, GenerateRequest, Timings, TokenConstraint, TokenLogprobs } from "./types.js";
 
@@ -33,6 +34,8 @@ export interface SequenceOptions {
   readonly held: Held[];
   readonly constraint?: TokenConstraint;
 }
+
+export const noDrafts = new Int32Array(0);
 
 export class Sequence {
   readonly record: RequestRecord;
@@ -64,6 +67,10 @@ export class Sequence {
   lastStep = 0;
   /** Its mask was not there when it could have drawn: it waits for it. */
   late = false;
+  /** Guesses of what follows, for the next step to check: they stand at `length` and after, and are no tokens of it yet. */
+  drafts: Int32Array = noDrafts;
+  /** Where guesses come from; made with the first. */
+  drafter: Drafter | undefined;
   finished: FinishReason | undefined;
   cachedTokens = 0;
 

@@ -114,6 +114,9 @@ export interface EngineStats {
   readonly generatedTokens: number;
   readonly prefixQueries: number;
   readonly prefixHits: number;
+  /** Guessed tokens that were checked, and those that were right. */
+  readonly draftTokens: number;
+  readonly acceptedTokens: number;
 }
 
 /** What the model can do, known once it is loaded. */
@@ -124,6 +127,8 @@ export interface ModelLimits {
   readonly vocabSize: number;
   readonly maxSequences: number;
   readonly device: string;
+  /** It gives embeddings of this width, and no text. */
+  readonly embeddingSize?: number;
   /** It takes the device's own memory, not the machine's. */
   readonly ownMemory?: boolean;
   readonly memory: { readonly weights: number; readonly workspace: number; readonly cache: number };

@@ -32,6 +32,8 @@ export type MetaArray =
 /** A Hugging Face folder's JSON files, parsed; absent ones are undefined. */
 export interface HuggingFaceFiles {
   readonly config: Readonly<Record<string, unknown>>;
+  /** sentence-transformers' 1_Pooling/config.json. */
+  readonly pooling?: Readonly<Record<string, unknown>>;
   readonly generationConfig?: Readonly<Record<string, unknown>>;
   readonly tokenizer?: Readonly<Record<string, unknown>>;
   readonly tokenizerConfig?: Readonly<Record<string, unknown>>;

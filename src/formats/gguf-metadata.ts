@@ -4,7 +4,8 @@ import type { MetaArray, MetaValue } from "./checkpoint.js";
 import { decodeStrictly, type Reader } from "./gguf-reader.js";
 import { quote } from "./header.js";
 
-const VALUE = {
+/** GGUF's numbers of a value's type. */
+export const valueTypes = {
   u8: 0,
   i8: 1,
   u16: 2,
@@ -18,7 +19,7 @@ const VALUE = {
   u64: 10,
   i64: 11,
   f64: 12,
-};
+} as const;
 const valueBytes = [1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8];
 const typedArrays = [Uint8Array, Int8Array, Uint16Array, Int16Array, Uint32Array, Int32Array, Float32Array];
 const maxArrayDepth = 4;
@@ -29,32 +30,32 @@ export function readValue(reader: Reader, key: string): MetaValue | Later {
   const what = `the value of ${quote(key)}`;
   const type = reader.u32(what);
   switch (type) {
-    case VALUE.u8:
-    case VALUE.bool: {
+    case valueTypes.u8:
+    case valueTypes.bool: {
       const value = reader.u8(what);
-      return type === VALUE.u8 ? value : asBoolean(value, what);
+      return type === valueTypes.u8 ? value : asBoolean(value, what);
     }
-    case VALUE.i8:
+    case valueTypes.i8:
       return (reader.u8(what) << 24) >> 24;
-    case VALUE.u16:
+    case valueTypes.u16:
       return reader.u16(what);
-    case VALUE.i16:
+    case valueTypes.i16:
       return (reader.u16(what) << 16) >> 16;
-    case VALUE.u32:
+    case valueTypes.u32:
       return reader.u32(what);
-    case VALUE.i32:
+    case valueTypes.i32:
       return reader.u32(what) | 0;
-    case VALUE.f32:
+    case valueTypes.f32:
       return reader.view.getFloat32(reader.take(4, what), true);
-    case VALUE.f64:
+    case valueTypes.f64:
       return reader.view.getFloat64(reader.take(8, what), true);
-    case VALUE.u64:
+    case valueTypes.u64:
       return asNumber(reader.view.getBigUint64(reader.take(8, what), true));
-    case VALUE.i64:
+    case valueTypes.i64:
       return asNumber(reader.view.getBigInt64(reader.take(8, what), true));
-    case VALUE.string:
+    case valueTypes.string:
       return lenientUtf8.decode(reader.string(what));
-    case VALUE.array:
+    case valueTypes.array:
       return readArray(reader, what, 1);
   }
   throw new FormatError(`${what} has type ${type}; types 0 to 12 exist`);
@@ -75,7 +76,7 @@ function readArray(reader: Reader, what: string, depth: number): MetaArray | Lat
   const type = reader.u32(what);
   if (type >= valueBytes.length) throw new FormatError(`${what} is an array of type ${type}; types 0 to 12 exist`);
   const count = reader.count(`elements in ${what}`, valueBytes[type]);
-  if (type === VALUE.array) {
+  if (type === valueTypes.array) {
     const elements: MetaArray[] = [];
     for (let i = 0; i < count; i++) {
       const element = readArray(reader, what, depth + 1);
@@ -83,17 +84,17 @@ function readArray(reader: Reader, what: string, depth: number): MetaArray | Lat
     }
     return elements;
   }
-  if (type === VALUE.string) {
+  if (type === valueTypes.string) {
     const start = reader.at;
     reader.skipStrings(count, what);
     return new Later(reader.bytes, start, reader.at, count);
   }
   const start = reader.take(count * valueBytes[type], what);
   const copy = reader.bytes.slice(start, reader.at);
-  if (type === VALUE.bool) return Array.from(copy, (value) => asBoolean(value, what));
-  if (type === VALUE.f64) return new Float64Array(copy.buffer);
-  if (type === VALUE.u64) return Array.from(new BigUint64Array(copy.buffer));
-  if (type === VALUE.i64) return Array.from(new BigInt64Array(copy.buffer));
+  if (type === valueTypes.bool) return Array.from(copy, (value) => asBoolean(value, what));
+  if (type === valueTypes.f64) return new Float64Array(copy.buffer);
+  if (type === valueTypes.u64) return Array.from(new BigUint64Array(copy.buffer));
+  if (type === valueTypes.i64) return Array.from(new BigInt64Array(copy.buffer));
   return new typedArrays[type](copy.buffer);
 }
 

@@ -3,8 +3,9 @@
 import { InternalError } from "../base/errors.js";
 import type { TensorInfo } from "./checkpoint.js";
 import { ggmlType } from "./gguf.js";
+import { valueTypes } from "./gguf-metadata.js";
 
-type Scalar = "u8" | "i8" | "u16" | "i16" | "u32" | "i32" | "f32" | "bool" | "string" | "u64" | "i64" | "f64";
+type Scalar = Exclude<keyof typeof valueTypes, "array">;
 
 /** A value with the type it is to be stored as. */
 export type TypedValue =
@@ -21,21 +22,6 @@ export interface GgufLayout {
   readonly offsets: ReadonlyMap<string, number>;
   readonly fileBytes: number;
 }
-
-const codes: Record<Scalar, number> = {
-  u8: 0,
-  i8: 1,
-  u16: 2,
-  i16: 3,
-  u32: 4,
-  i32: 5,
-  f32: 6,
-  bool: 7,
-  string: 8,
-  u64: 10,
-  i64: 11,
-  f64: 12,
-};
 
 const alignment = 32;
 const aligned = (at: number) => Math.ceil(at / alignment) * alignment;
@@ -70,11 +56,11 @@ function writeValue(out: Bytes, value: GgufValue): void {
   if (value.type === "raw") {
     out.bytes(value.bytes);
   } else if (value.type !== "array") {
-    out.u32(codes[value.type]);
+    out.u32(valueTypes[value.type]);
     writeScalar(out, value.type, value.value);
   } else {
-    out.u32(9);
-    out.u32(codes[value.of]);
+    out.u32(valueTypes.array);
+    out.u32(valueTypes[value.of]);
     out.u64(value.value.length);
     for (let i = 0; i < value.value.length; i++) writeScalar(out, value.of, value.value[i]);
   }

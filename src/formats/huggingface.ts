@@ -19,6 +19,7 @@ export function readHuggingFaceFiles(folder: string): HuggingFaceFiles {
   let tokenizer: Json | undefined | null = null;
   return {
     config: optional("config.json") ?? {},
+    pooling: optional(join("1_Pooling", "config.json")),
     generationConfig: optional("generation_config.json"),
     tokenizerConfig: optional("tokenizer_config.json"),
     specialTokensMap: optional("special_tokens_map.json"),

@@ -47,9 +47,17 @@ export function parseSafetensors(bytes: Uint8Array, fileBytes: number = bytes.le
     if (name === "__metadata__") metadata = readMetadata(entry);
     else tensors.push(readTensor(name, entry, dataStart));
   }
+  const counters = tensors.filter(({ name }) => isCounter(name));
   checkCoverage(tensors, dataStart, fileBytes);
-  return { dataStart, tensors, metadata };
+  return {
+    dataStart,
+    tensors: counters.length === 0 ? tensors : tensors.filter((one) => !counters.includes(one)),
+    metadata,
+  };
 }
+
+/** BERT's buffer of 0, 1, 2…: older versions of transformers wrote it as integers, and nothing reads it. */
+const isCounter = (name: string) => /(^|\.)position_ids$/.test(name);
 
 function parseObject(bytes: Uint8Array): Record<string, unknown> {
   let value: unknown;
@@ -76,7 +84,9 @@ function readTensor(name: string, entry: unknown, dataStart: number): Safetensor
   const what = `tensor ${quote(name)}`;
   if (!isObject(entry)) throw new FormatError(`${what} has no description`);
   const { dtype, shape, data_offsets: offsets } = entry;
-  const type = readable.find((one) => one === dtype);
+  // Two halves a number: the bytes are what counts of it.
+  const counter = isCounter(name) && dtype === "I64";
+  const type = counter ? "F32" : readable.find((one) => one === dtype);
   if (type === undefined) {
     throw new FormatError(`${what} has dtype ${quote(dtype)}; dtypes that can be read: ${readable.join(", ")}`);
   }
@@ -86,10 +96,8 @@ function readTensor(name: string, entry: unknown, dataStart: number): Safetensor
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize) || offsets[0] > offsets[1]) {
     throw new FormatError(`${what} has no proper data_offsets: ${quote(offsets)}`);
   }
-  const bytes = storageBytes(
-    type,
-    shape.reduce((product, size) => product * size, 1),
-  );
+  const values = shape.reduce((product, size) => product * size, 1);
+  const bytes = storageBytes(type, counter ? 2 * values : values);
   if (bytes !== offsets[1] - offsets[0]) {
     const has = offsets[1] - offsets[0];
     throw new FormatError(`${what} of ${type} ${quote(shape)} takes ${bytes} bytes, but has ${has}`);

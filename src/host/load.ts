@@ -12,11 +12,13 @@ import { openAdapter } from "../formats/open.js";
 import { loraAdapter } from "../model/adapter.js";
 import { modelConfig } from "../model/config.js";
 import { decoderPlan } from "../model/decoder.js";
+import { encoderConfig } from "../model/encoder-config.js";
 import { fuse } from "../plan/passes/fuse.js";
 import { withAdapters } from "../plan/passes/lora.js";
 import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
 import { GrammarHost } from "./grammar.js";
+import { loadEncoder } from "./load-encoder.js";
 
 export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
@@ -39,6 +41,9 @@ export interface LoadSpec extends CheckpointSpec {
   readonly cacheShare?: number;
   /** Of the machine's memory, the most that it may take; for a device with its own it means nothing. */
   readonly memoryBytes?: number;
+  /** Tokens are guessed from the text and checked, several in a step; the answer is the same. Default: where the device
+   *  computes each row alike whatever stands beside it. */
+  readonly lookup?: boolean;
   /** LoRA adapters, by the names that requests call them: GGUF files or PEFT folders. Default: none. */
   readonly adapters?: readonly { readonly name: string; readonly path: string }[];
 }
@@ -121,6 +126,8 @@ export async function loadModel(
 ): Promise<LoadedModel> {
   const checkpoint = await openSpec(spec);
   try {
+    const encoder = encoderConfig(checkpoint);
+    if (encoder !== undefined) return await loadEncoder(encoder, checkpoint, spec, onProgress);
     const device = await openDevice(spec.device);
     const { plan, limits, trainedContextLength } = planModel(checkpoint, device, spec);
     // Read first: a bad one is known before the weights are.
@@ -143,6 +150,7 @@ export async function loadModel(
       },
       adapters,
       stepTokens: spec.stepTokens,
+      lookup: (spec.lookup ?? true) && device.info.rowInvariant,
       close: async () => {
         await program.close();
         await device.close();

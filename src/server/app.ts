@@ -5,6 +5,7 @@ import type { AddressInfo, Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
 import type { Store } from "../store/store.js";
+import { anthropicRoutes } from "./anthropic.js";
 import { checkBinding } from "./auth.js";
 import { healthRoutes } from "./health.js";
 import { createHttp } from "./http.js";
@@ -67,6 +68,7 @@ export async function listen(
   healthRoutes(app, models, metrics, draining.signal);
   const serving = { models, times: settings, closing: closing.signal, metrics };
   openaiRoutes(app, serving);
+  anthropicRoutes(app, serving);
   tgiRoutes(app, serving);
   ollamaRoutes(app, { ...serving, store });
   try {

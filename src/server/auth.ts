@@ -2,7 +2,7 @@
 // requests addressed to this machine by name (a web page that rebinds its DNS name to 127.0.0.1 is refused).
 import { createHash, timingSafeEqual } from "node:crypto";
 import { isIP } from "node:net";
-import type { FastifyInstance } from "fastify";
+import type { FastifyInstance, FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
 
 /** Paths that need no key: a load balancer asks them. */
@@ -42,7 +42,7 @@ export function guard(app: FastifyInstance, apiKeys: readonly string[]): void {
   const digests = apiKeys.map(digest);
   app.addHook("onRequest", async (request, reply) => {
     if (open.has(request.url.split("?", 1)[0])) return;
-    const given = /^Bearer +(\S+)$/i.exec(request.headers.authorization ?? "")?.[1];
+    const given = givenKey(request);
     // Every key is compared, each in constant time: neither which one matched nor how much of it shows in the timing.
     const presented = digest(given ?? "");
     let matches = 0;
@@ -51,11 +51,17 @@ export function guard(app: FastifyInstance, apiKeys: readonly string[]): void {
     reply.header("www-authenticate", "Bearer");
     throw new UserError(
       given === undefined
-        ? "No API key was given; send it as the header Authorization: Bearer KEY."
+        ? "No API key was given; send it as the header Authorization: Bearer KEY (or x-api-key: KEY)."
         : "The API key is not one of this server's.",
       { status: 401, code: "invalid_api_key" },
     );
   });
+}
+
+/** As OpenAI's clients send it, or as Anthropic's do. */
+function givenKey({ headers }: FastifyRequest): string | undefined {
+  const own = headers["x-api-key"];
+  return /^Bearer +(\S+)$/i.exec(headers.authorization ?? "")?.[1] ?? (typeof own === "string" ? own : undefined);
 }
 
 function namesThisMachine(hostHeader: string | undefined): boolean {

@@ -77,12 +77,23 @@ const tgiPaths = new Set([
 ]);
 
 /** Status and body, as the API that the path belongs to has them. */
-export function errorAnswer(failure: Failure, url: string): { status: number; body: object } {
+export function errorAnswer(failure: Failure, url: string, requestId: string): { status: number; body: object } {
   const { status, message, param, code } = failure;
   const path = url.split("?", 1)[0];
   if (path.startsWith("/api/")) return { status, body: { error: message } };
   if (tgiPaths.has(path)) return tgiAnswer(failure);
+  if (path.startsWith("/v1/messages")) {
+    return { status, body: { type: "error", error: { type: anthropicType(status), message }, request_id: requestId } };
+  }
   return { status, body: { error: { message, type: errorType(status), param, code } } };
+}
+
+function anthropicType(status: number): string {
+  const types: Record<number, string> = {
+    ...{ 401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large" },
+    ...{ 429: "rate_limit_error", 503: "overloaded_error" },
+  };
+  return types[status] ?? (status < 500 ? "invalid_request_error" : "api_error");
 }
 
 /** Of TGI: 422 for what is wrong with a request, 424 where the model failed on it. */

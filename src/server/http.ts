@@ -123,7 +123,7 @@ function refuseMalformed({ code }: { code?: string }, socket: Socket): void {
         ? ["408 Request Timeout", "The request did not arrive in time."]
         : ["400 Bad Request", "What was sent is not an HTTP/1.1 request."];
   const failure = { status: Number.parseInt(status, 10), message, param: null, code: "bad_request", retryAfter: null };
-  const body = JSON.stringify(errorAnswer(failure, "").body);
+  const body = JSON.stringify(errorAnswer(failure, "", "").body);
   socket.end(
     `HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
       `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
@@ -148,7 +148,7 @@ function refuseUnknownPaths(app: FastifyInstance): void {
           });
     if (methods.length > 0) reply.header("allow", methods.join(", "));
     const failure = failureOf(missing, request.id);
-    reply.code(failure.status).send(errorAnswer(failure, path).body);
+    reply.code(failure.status).send(errorAnswer(failure, path, request.id).body);
   });
 }
 

@@ -4,11 +4,12 @@ import type { Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { parseDuration } from "../base/duration.js";
 import { UserError } from "../base/errors.js";
+import { type Embeddings, type EmbedJob, embed } from "../session/embed.js";
 import type { Prepared } from "../session/session.js";
 import type { Store } from "../store/store.js";
 import type { Exchange, Serving } from "./exchange.js";
 import type { Lease } from "./models.js";
-import { type Asked, type Piece, respondStream, respondWhole } from "./ollama/answer.js";
+import { type Asked, nanoseconds, type Piece, respondStream, respondWhole } from "./ollama/answer.js";
 import { prepareChat, prepareGenerate } from "./ollama/job.js";
 import { running, show, tags } from "./ollama/models.js";
 import { optionsOf } from "./ollama/options.js";
@@ -32,6 +33,7 @@ export function ollamaRoutes(app: FastifyInstance, server: OllamaServer): void {
     scope.removeAllContentTypeParsers();
     scope.addContentTypeParser("*", { parseAs: "string" }, scope.getDefaultJsonParser("error", "error"));
     answerRoutes(scope, server);
+    embedRoutes(scope, server);
     modelRoutes(scope, server);
     storeRoutes(scope, server);
   });
@@ -153,7 +155,9 @@ function rendered({ model }: Exchange, { request: { promptIds } }: Prepared, nam
   return { model: name, created_at: new Date().toISOString(), _debug_info: { rendered_template } };
 }
 
-function lease(server: OllamaServer, request: FastifyRequest, reply: FastifyReply, body: AskBody): Promise<Lease> {
+type LoadingBody = Pick<AskBody, "model" | "name" | "options" | "keep_alive">;
+
+function lease(server: OllamaServer, request: FastifyRequest, reply: FastifyReply, body: LoadingBody): Promise<Lease> {
   const { models, closing } = server;
   const name = nameOf(body);
   const { contextLength } = optionsOf(body.options ?? {}, models.find(name).package?.parameters);
@@ -181,6 +185,64 @@ function nameOf({ model, name }: { model?: string; name?: string }): string {
     code: "missing_field",
     param: "model",
   });
+}
+
+function embedRoutes(scope: FastifyInstance, server: OllamaServer): void {
+  scope.post<{ Body: schema.EmbedRequest }>(
+    "/api/embed",
+    { schema: { body: schema.EmbedBody } },
+    async (request, reply) => {
+      const from = performance.now();
+      const { body } = request;
+      const inputs = [body.input ?? []].flat();
+      const { truncate = true, dimensions } = body;
+      const { vectors, tokens, loadMs } = await embedding(server, request, reply, body, {
+        ...{ inputs, truncate, dimensions, normalize: true },
+      });
+      reply.send({
+        model: nameOf(body),
+        embeddings: vectors.map((vector) => [...vector]),
+        total_duration: nanoseconds(performance.now() - from),
+        load_duration: nanoseconds(loadMs),
+        prompt_eval_count: tokens,
+      });
+      return reply;
+    },
+  );
+  scope.post<{ Body: schema.EmbeddingsRequest }>(
+    "/api/embeddings",
+    { schema: { body: schema.EmbeddingsBody } },
+    async (request, reply) => {
+      const { body } = request;
+      const inputs = body.prompt ? [body.prompt] : [];
+      const job = { inputs, truncate: true, normalize: false };
+      const { vectors } = await embedding(server, request, reply, body, job);
+      reply.send({ embedding: [...(vectors[0] ?? [])] });
+      return reply;
+    },
+  );
+}
+
+/** Without inputs it only loads the model. */
+async function embedding(
+  server: OllamaServer,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  body: schema.EmbedRequest | schema.EmbeddingsRequest,
+  job: EmbedJob,
+): Promise<Embeddings & { loadMs: number }> {
+  const { model, loadMs, release } = await lease(server, request, reply, body);
+  try {
+    if (job.inputs.length === 0) return { vectors: [], tokens: 0, loadMs };
+    const leave = model.queue.enter(1);
+    try {
+      return { ...(await embed(model.session, job)), loadMs };
+    } finally {
+      leave();
+    }
+  } finally {
+    release();
+  }
 }
 
 function modelRoutes(scope: FastifyInstance, { models }: OllamaServer): void {

@@ -4,6 +4,7 @@ import { type Exchange, exchanging, type Serving } from "./exchange.js";
 import type { ServedModels } from "./models.js";
 import { chatCompletion } from "./openai/chat.js";
 import { completion } from "./openai/completions.js";
+import { EmbeddingsBody, type EmbeddingsRequest, embeddings } from "./openai/embeddings.js";
 import { ChatBody, type ChatRequest, CompletionBody, type CompletionRequest } from "./openai/schema.js";
 import type { LocalModel } from "./source.js";
 
@@ -22,6 +23,9 @@ export function openaiRoutes(app: FastifyInstance, serving: Serving): void {
   );
   app.post("/v1/completions", { schema: { body: CompletionBody } }, (request, reply) =>
     answering<CompletionRequest>(request, reply, completion),
+  );
+  app.post("/v1/embeddings", { schema: { body: EmbeddingsBody } }, (request, reply) =>
+    answering<EmbeddingsRequest>(request, reply, embeddings),
   );
   app.get("/v1/models", async () => ({ object: "list", data: models.all.map((model) => modelCard(models, model)) }));
   // An id may contain slashes (hf:owner/repo).

@@ -21,6 +21,7 @@ export interface LoadSettings {
   readonly contextLength?: number;
   readonly kvDtype?: LoadSpec["kvDtype"];
   readonly deterministic?: boolean;
+  readonly lookup?: boolean;
   readonly maxSequences?: number;
   /** Choices that may wait for one model beyond those that run; more are a 429. Default 256. */
   readonly maxWaiting?: number;
@@ -80,10 +81,10 @@ function localModel(one: Package): LocalModel {
 
 async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSettings): Promise<Loaded> {
   const { id, path } = model;
-  const { device, kvDtype, deterministic, maxSequences, maxWaiting = 256 } = settings;
+  const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256 } = settings;
   const { threads, memoryBytes, signal, contextLength = settings.contextLength } = grant;
   const { session, engine, label, fileBytes } = await openSession({
-    spec: { path, device, threads, contextLength, kvDtype, deterministic, maxSequences, memoryBytes },
+    spec: { path, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
     carrier: () => processCarrier((pid) => settings.onEngineStart?.(id, pid)),
     onProgress: (done, total) => settings.onLoadProgress?.(id, done, total),
     signal,

@@ -1,4 +1,4 @@
-// Owns: one stream of JSON objects, as server-sent events or as lines (NDJSON): headers when the first event comes (so that a failure before it still has a status
+// Owns: one stream of JSON objects, as server-sent events or as lines: headers when the first comes (so that a failure before it still has a status
 // code), comments that keep proxies from closing it through a long prefill, and back-pressure: a reader that takes
 // nothing for too long is cut off, and its request is aborted.
 import type { FastifyReply, FastifyRequest } from "fastify";
@@ -81,7 +81,7 @@ export class EventStream {
       return;
     }
     try {
-      await this.send(errorAnswer(failure, this.request.url).body);
+      await this.send(errorAnswer(failure, this.request.url, this.request.id).body);
       await this.done();
     } catch {
       this.end();
@@ -153,6 +153,6 @@ export class ClientGone extends Error {
 
 export function sendFailure(request: FastifyRequest, reply: FastifyReply, failure: Failure): void {
   if (failure.retryAfter !== null) reply.header("retry-after", String(failure.retryAfter));
-  const { status, body } = errorAnswer(failure, request.url);
+  const { status, body } = errorAnswer(failure, request.url, request.id);
   reply.code(status).send(body);
 }

@@ -6,6 +6,8 @@ export interface Generator {
   readonly limits: ModelLimits;
   /** The signal ends all of its choices, as does leaving the iteration; each ends with one finish event. */
   generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterable<TokenEvent>;
+  /** One vector a text, not normalised; of models with limits.embeddingSize. */
+  embed?(texts: readonly Int32Array[]): Promise<readonly Float32Array[]>;
   /** Ends a choice, or all of a request's; each still gets its finish event. */
   abort(id: string, index?: number): void;
   /** False between its host's death and the next request; absent: it cannot die by itself. */
@@ -23,8 +25,8 @@ export interface TextModel {
 export interface TextTokenizer {
   /** Ids that end an answer. */
   readonly endIds: readonly number[];
-  /** bos: put the model's first token before it, where it has one. special: spelled-out special tokens become ids. */
-  encode(text: string, options: { bos?: boolean; special?: boolean }): Int32Array;
+  /** whole: as a text by itself, between the model's first and last tokens. bos: put the model's first token before it, where it has one. special: spelled-out special tokens become ids. */
+  encode(text: string, options: { bos?: boolean; special?: boolean; whole?: boolean }): Int32Array;
   tokenBytes(id: number): Uint8Array;
   /** The control token that is spelled so. */
   control(spelling: string): number | undefined;

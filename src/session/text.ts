@@ -7,7 +7,7 @@ import { Detokenizer } from "../text/detokenizer.js";
 import { createTextModel, type TemplateOverride } from "../text/text.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { TextModel, TextStream, TextTemplate, TextTokenizer } from "./needs.js";
-import type { ChatMessage } from "./types.js";
+import type { ChatMessage, Tool } from "./types.js";
 
 /** Undefined for a checkpoint without a tokenizer: it is served by token ids alone. */
 export function loadText(meta: CheckpointMeta, override?: TemplateOverride): TextModel | undefined {
@@ -23,8 +23,8 @@ function textTokenizer(tokenizer: Tokenizer): TextTokenizer {
   const known = (id: number) => id >= 0 && id < tokenizer.vocabSize;
   return {
     endIds: tokenizer.eosIds,
-    encode: (text, { bos = false, special = false }) =>
-      tokenizer.encode(text, { addSpecial: bos ? "begin" : false, parseSpecial: special }),
+    encode: (text, { bos = false, special = false, whole = false }) =>
+      tokenizer.encode(text, { addSpecial: whole || (bos ? "begin" : false), parseSpecial: special }),
     control: (spelling) => {
       const id = tokenizer.idOf(spelling);
       return id !== undefined && tokenizer.isControl(id) ? id : undefined;
@@ -44,13 +44,19 @@ function textTemplate(tokenizer: Tokenizer, template: ChatTemplate): TextTemplat
     encode(messages, { tools, variables, addGenerationPrompt }) {
       const rendered = template.render({
         messages: messages.map(templateMessage),
-        tools: tools?.map((tool) => ({ type: "function", function: tool })),
+        tools: tools?.map(templateTool),
         variables,
         addGenerationPrompt,
       });
       return encodeChat(tokenizer, rendered);
     },
   };
+}
+
+/** What the model is to know of it: nothing that was left out, and not how strictly it is held to the schema. */
+function templateTool({ name, description, parameters }: Tool): Readonly<Record<string, unknown>> {
+  const known = { name, ...(description === undefined ? {} : { description }) };
+  return { type: "function", function: { ...known, ...(parameters === undefined ? {} : { parameters }) } };
 }
 
 /** In OpenAI's form, which is what templates are written for. */

@@ -1,7 +1,7 @@
 // An engine on the null device, stepped by hand, its events collected by choice.
 import type { Limits, PageGroup } from "../../src/device/device.js";
 import { type Fault, NullProgram } from "../../src/device/null/program.js";
-import { type ConstraintFactory, Engine, type FinishEvent } from "../../src/engine/loop.js";
+import { type ConstraintFactory, Engine, type EngineOptions, type FinishEvent } from "../../src/engine/loop.js";
 import type { GenerateRequest, SamplingParams, TokenLogprobs } from "../../src/engine/types.js";
 import { plainSampling } from "../../src/session/sampling.js";
 
@@ -20,6 +20,7 @@ export interface WorldOptions {
   maxRows?: number;
   contextLength?: number;
   prefixCache?: boolean;
+  drafter?: EngineOptions["drafter"];
   fault?: Fault;
   beforeResult?: () => Promise<void>;
 }
@@ -68,6 +69,7 @@ export class World {
     this.engine = new Engine(this.program, limits, {
       stepTokens: o.stepTokens ?? 512,
       prefixCache: o.prefixCache,
+      drafter: o.drafter,
       pause: async () => {},
       now: () => this.clock++,
       output: {

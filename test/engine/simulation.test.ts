@@ -74,7 +74,25 @@ async function alone(r: GenerateRequest, states: number, constrained: boolean) {
   return world.of(r.id);
 }
 
-async function simulate(seed: number): Promise<{ preemptions: number; hits: number; compared: number }> {
+/** Knows the future, and is wrong now and then. */
+function oracle(dice: Dice, truth: Map<string, Awaited<ReturnType<typeof alone>>>): WorldOptions["drafter"] {
+  return (request, index) => ({
+    propose(_tokens, length, most) {
+      const { tokens } = truth.get(request.id)!.choices[index];
+      const from = length - request.promptIds.length;
+      const drafts = Int32Array.from(tokens.slice(from, from + Math.min(most, dice.below(6))));
+      if (drafts.length > 0 && dice.chance(50)) drafts[dice.below(drafts.length)] = dice.below(vocabSize);
+      return drafts;
+    },
+    learn(guessed, right) {
+      expect(right).toBeLessThanOrEqual(guessed);
+    },
+  });
+}
+
+type Sums = { preemptions: number; hits: number; compared: number; guessed: number; right: number };
+
+async function simulate(seed: number): Promise<Sums> {
   const dice = new Dice(seed);
   const tight = dice.chance(60);
   const options: WorldOptions = {
@@ -89,6 +107,11 @@ async function simulate(seed: number): Promise<{ preemptions: number; hits: numb
   };
   options.slots = options.maxSequences! + (dice.chance(30) ? 2 : 0);
   if (dice.chance(50)) options.beforeResult = () => new Promise((resolve) => setImmediate(resolve));
+  const truth = new Map<string, Awaited<ReturnType<typeof alone>>>();
+  if (seed % 2 === 0) {
+    options.drafter = oracle(dice, truth);
+    options.depth = 1;
+  }
   const world = new World(options);
   const requests: GenerateRequest[] = [];
   const aborted = new Set<string>();
@@ -97,6 +120,7 @@ async function simulate(seed: number): Promise<{ preemptions: number; hits: numb
     const r = randomRequest(dice, `r${i}`);
     requests.push(r);
     if (dice.chance(15)) constrained.add(r.id);
+    truth.set(r.id, await alone(r, options.states ?? 0, constrained.has(r.id)));
     world.submit(r, constrained.has(r.id) ? () => constraint(() => dice.chance(30)) : undefined);
     for (let steps = dice.below(12); steps > 0; steps--) {
       await world.engine.step();
@@ -118,7 +142,7 @@ async function simulate(seed: number): Promise<{ preemptions: number; hits: numb
   }
   let compared = 0;
   for (const r of requests) {
-    const expected = await alone(r, options.states ?? 0, constrained.has(r.id));
+    const expected = truth.get(r.id)!;
     const outcome = world.of(r.id);
     outcome.choices.forEach((choice, c) => {
       const wanted = expected.choices[c];
@@ -138,23 +162,24 @@ async function simulate(seed: number): Promise<{ preemptions: number; hits: numb
       compared += choice.tokens.length;
     });
   }
-  return { preemptions: stats.preemptions, hits: stats.prefixHits, compared };
+  const { draftTokens: guessed, acceptedTokens: right } = stats;
+  return { preemptions: stats.preemptions, hits: stats.prefixHits, compared, guessed, right };
 }
 
 describe("the engine, simulated", () => {
   for (let part = 0; part < 3; part++) {
     it(`gives every request what it gets alone (seeds ${part * 30} to ${part * 30 + 29})`, async () => {
-      const sums = { preemptions: 0, hits: 0, compared: 0 };
+      const sums: Sums = { preemptions: 0, hits: 0, compared: 0, guessed: 0, right: 0 };
       for (let seed = part * 30; seed < part * 30 + 30; seed++) {
         const one = await simulate(seed + 1);
-        sums.preemptions += one.preemptions;
-        sums.hits += one.hits;
-        sums.compared += one.compared;
+        for (const key of Object.keys(sums) as (keyof Sums)[]) sums[key] += one[key];
       }
       // the seeds do meet what they are for
       expect(sums.preemptions).toBeGreaterThan(20);
       expect(sums.hits).toBeGreaterThan(500);
       expect(sums.compared).toBeGreaterThan(3000);
+      expect(sums.right).toBeGreaterThan(100);
+      expect(sums.guessed).toBeGreaterThan(sums.right + 20);
     });
   }
 });

@@ -224,7 +224,7 @@ describe("clients", () => {
   it("get comments while nothing comes", async () => {
     const { engine, post } = await start({ keepAliveMs: 20 });
     engine.paused = true;
-    setTimeout(() => (engine.paused = false), 150);
+    void until(() => engine.running > 0).then(() => setTimeout(() => (engine.paused = false), 150));
     const text = await (await post("/v1/chat/completions", { ...chat, stream: true })).text();
     expect(text).toMatch(/^: keep-alive\n\n/);
     expect(text.match(/: keep-alive\n\n/g)!.length).toBeGreaterThan(2);

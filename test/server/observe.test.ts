@@ -35,6 +35,8 @@ const stats: EngineStats = {
   promptTokens: 40,
   generatedTokens: 11,
   prefixQueries: 40,
+  draftTokens: 0,
+  acceptedTokens: 0,
   prefixHits: 16,
 };
 

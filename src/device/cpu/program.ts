@@ -111,6 +111,20 @@ export class CpuProgram implements Program {
     return { result, setMasks: masks.set };
   }
 
+  encode(batch: Batch): Promise<Float32Array> {
+    checkBatch(batch, this.parts.limits, this.caches, this.vocabSize);
+    return this.whenReached(() => {
+      check(this.state === "awake", `the program is ${this.state}`);
+      this.forward(batch);
+      const { native, plan, lowered } = this.parts;
+      const [output] = Object.values(plan.nodes.at(-1)!.outputs);
+      const { area, width } = lowered.activations.get(output.name)!;
+      const data = new Float32Array(batch.tokens.length * width);
+      native.readWorkspace(this.handle, area.offset, data, data.length);
+      return data;
+    });
+  }
+
   /** Its masks are there. */
   private released(step: PendingStep): void {
     if (this.waiting !== step) return;

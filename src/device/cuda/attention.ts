@@ -20,24 +20,37 @@ const decodeThreads = 128;
 const anyThreads = 128;
 /** Runs a block, about, at most. */
 const mostWaves = 4;
+/** Up to so many the copy engine is the faster way to bring keys and values (docs/SPEED.md); the bits are the same. Hopper
+ *  alone: newer GPUs compile the PTX of those before it, where that kernel is empty. */
+const fewSequences = 8;
 /** Ints of a plan's header, of a run, of a tile. */
 const [headerInts, runInts, tileInts] = [8, 16, 8];
 /** Memory for partial results of runs. More of it would only let more sequences be cut. */
 const partialBytes = 48 << 20;
 
-/** As kernels/cuda/attention.cu instantiates them: rows are of a prefill block, threads likewise. */
+/**
+ * As kernels/cuda/attention.cu instantiates them. slots: parts on their way into a block of a decode kernel; blocks: such
+ * blocks a multiprocessor. boxes: there is one on the copy engine, too. rows and threads: of a prefill block.
+ */
 interface Variant {
   readonly slots: number;
   readonly blocks: number;
+  readonly boxes?: { readonly slots: number };
   readonly prefill: { readonly rows: number; readonly threads: number };
   readonly exact: { readonly rows: number; readonly threads: number };
 }
 const wide = { prefill: { rows: 128, threads: 128 }, exact: { rows: 128, threads: 256 } };
 const variants: Readonly<Record<number, Variant>> = {
-  64: { slots: 3, blocks: 4, ...wide },
+  64: { slots: 3, blocks: 4, boxes: { slots: 3 }, ...wide },
   96: { slots: 2, blocks: 3, ...wide },
-  128: { slots: 3, blocks: 2, ...wide },
-  256: { slots: 2, blocks: 1, prefill: { rows: 128, threads: 256 }, exact: { rows: 64, threads: 128 } },
+  128: { slots: 3, blocks: 2, boxes: { slots: 3 }, ...wide },
+  256: {
+    slots: 2,
+    blocks: 1,
+    boxes: { slots: 3 },
+    prefill: { rows: 128, threads: 256 },
+    exact: { rows: 64, threads: 128 },
+  },
 };
 
 /** Bytes of `rows` rows of keys, values or queries in shared memory (mr::attn::Rows). */
@@ -45,7 +58,7 @@ const tileBytes = (headDim: number, rows: number): number =>
   rows * (headDim % 64 === 0 ? 2 * headDim : 2 * headDim + 16);
 
 function decodeBytes(headDim: number, slots: number): number {
-  return slots * 2 * tileBytes(headDim, partTokens) + tileBytes(64, tileRows) + 4 * tileRows * 4 + 16;
+  return slots * 2 * tileBytes(headDim, partTokens) + tileBytes(64, tileRows) + 4 * tileRows * 4 + 2 * slots * 8 + 16;
 }
 
 function prefillBytes(headDim: number, rows: number, exact: boolean): number {
@@ -114,9 +127,16 @@ function tiledAttention(task: AttentionTask, context: LowerContext, variant: Var
       ...[f32(task.scale), f32(task.softcap ?? 0), i32(task.window ?? 0), i32(task.causal ? 1 : 0)],
     ],
   });
+  const blocks = decodeBlocks(properties, variant);
+  const decodeOf = (sequences: number): Launch => {
+    if (!variant.boxes || properties.capability !== 90 || sequences > fewSequences)
+      return launch("decode", [blocks, 1, 1], decodeThreads, decodeBytes(kv.headDim, variant.slots));
+    const bytes = decodeBytes(kv.headDim, variant.boxes.slots);
+    const plain = launch("decode_boxes", [blocks, 1, 1], decodeThreads, bytes);
+    return { ...plain, args: [...plain.args, pageMap(kv, kv.k), pageMap(kv, kv.v)] };
+  };
   return (bucket) => {
-    const bytes = decodeBytes(kv.headDim, variant.slots);
-    const decode = launch("decode", [decodeBlocks(properties, variant), 1, 1], decodeThreads, bytes);
+    const decode = decodeOf(bucket.sequences);
     if (bucket.decode) return [decode];
     const tiles = mostTiles(task, bucket.tokens, bucket.sequences, shape.rows);
     const name = deterministic ? "prefill_exact" : "prefill";
@@ -125,10 +145,16 @@ function tiledAttention(task: AttentionTask, context: LowerContext, variant: Var
   };
 }
 
+/** A layer's keys or values as [pages][kv heads × 64 positions][D], in boxes of 64 columns of a page of a head. */
+function pageMap({ numKvHeads, headDim, pageBytes }: AttentionTask["kv"], address: bigint): Arg {
+  const sizes = [headDim, numKvHeads * partTokens, 1 << 24];
+  return { map: { address, sizes, strides: [2 * headDim, pageBytes], box: [64, partTokens, 1] } };
+}
+
 const mostTiles = ({ numHeads, kv }: AttentionTask, tokens: number, sequences: number, rows: number): number =>
   Math.ceil((tokens * numHeads) / kv.numKvHeads / rows) + sequences;
 
-/** Of a decode launch; each takes its share of the plan's runs. */
+/** Blocks of a decode launch: each takes its share of the plan's runs. */
 const decodeBlocks = ({ multiprocessors }: CudaProperties, variant: Variant): number =>
   variant.blocks * multiprocessors;
 

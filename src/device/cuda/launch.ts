@@ -7,8 +7,25 @@ import type { StorageType } from "../../base/dtype.js";
 import type { Activation } from "../../plan/ops/elementwise.js";
 import type { KvDType } from "../device.js";
 
-/** bytes: a struct by value (a tensor map, say), on a multiple of 64 bytes. */
-export type Arg = { ptr: bigint } | { i32: number } | { f32: number } | { i64: bigint } | { bytes: Uint8Array };
+/** bytes: a struct by value, on a multiple of 64 bytes. map: a tensor map by value, for Hopper's copy engine. */
+export type Arg =
+  | { ptr: bigint }
+  | { i32: number }
+  | { f32: number }
+  | { i64: bigint }
+  | { bytes: Uint8Array }
+  | { map: TensorMap };
+
+/** A tensor of 2-byte values that the copy engine reads in boxes, each laid down with the 128-byte swizzle. */
+export interface TensorMap {
+  readonly address: bigint;
+  /** Innermost first. */
+  readonly sizes: readonly number[];
+  /** Bytes from one to the next along each dimension but the innermost. */
+  readonly strides: readonly number[];
+  /** The innermost is 64 values. */
+  readonly box: readonly number[];
+}
 
 /** One kernel launch. Sizes that change from step to step live in device memory (StepView.info), so a captured graph stays
  *  valid: grids are those of the bucket, and blocks beyond the real counts return at once. */

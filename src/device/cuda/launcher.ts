@@ -4,7 +4,7 @@
 //   a launch:  | CUlaunchConfig 56 | pad 8 | 2 attributes of 72 | pointers to parameters | parameters |
 import { check } from "../../base/errors.js";
 import type { Arg, Launch } from "./launch.js";
-import type { Cuda } from "./native.js";
+import { type Cuda, tensorMapBytes } from "./native.js";
 
 const attributesAt = 64;
 const pointersAt = attributesAt + 2 * 72;
@@ -65,10 +65,10 @@ export class Sequence {
     view.setUint32(48, attributes, true);
     let valueAt = Math.ceil((pointersAt + 8 * launch.args.length) / 64) * 64;
     for (const [i, arg] of launch.args.entries()) {
-      if ("bytes" in arg) valueAt = Math.ceil(valueAt / 64) * 64;
+      if (struct(arg)) valueAt = Math.ceil(valueAt / 64) * 64;
       view.setBigUint64(pointersAt + 8 * i, BigInt(base + at + valueAt), true);
       this.put(view, at, valueAt, arg);
-      valueAt += "bytes" in arg ? Math.ceil(arg.bytes.length / 64) * 64 : 8;
+      valueAt += struct(arg) ? Math.ceil(struct(arg) / 64) * 64 : 8;
     }
   }
 
@@ -77,11 +77,16 @@ export class Sequence {
     else if ("i32" in arg) view.setInt32(at, arg.i32, true);
     else if ("f32" in arg) view.setFloat32(at, arg.f32, true);
     else if ("i64" in arg) view.setBigInt64(at, arg.i64, true);
-    else this.memory.set(arg.bytes, launchAt + at);
+    else this.memory.set("map" in arg ? this.cuda.tensorMap(arg.map) : arg.bytes, launchAt + at);
   }
 }
 
 /** Bytes that a parameter takes at most, its way to the next multiple of 64 included. */
 function room(arg: Arg): number {
-  return "bytes" in arg ? Math.ceil(arg.bytes.length / 64) * 64 + 64 : 8;
+  return struct(arg) ? Math.ceil(struct(arg) / 64) * 64 + 64 : 8;
+}
+
+/** Bytes of a parameter that is a struct, 0 for others. */
+function struct(arg: Arg): number {
+  return "map" in arg ? tensorMapBytes : "bytes" in arg ? arg.bytes.length : 0;
 }

@@ -6,13 +6,15 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { InternalError, UserError } from "../../base/errors.js";
-import type { CudaProperties } from "./launch.js";
+import type { CudaProperties, TensorMap } from "./launch.js";
 
 const buildDir = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "..", "build", "cuda");
 
 /** CUdevice_attribute numbers of cuda.h. */
 const attributes = { multiprocessors: 16, major: 75, minor: 76, sharedOptin: 97, l2: 38, globalMemoryBus: 37 };
 const notReady = 600;
+/** sizeof(CUtensorMap). */
+export const tensorMapBytes = 128;
 
 /** A fault of the device or the driver: nothing that ran in this context can be trusted any more. */
 export class CudaError extends InternalError {
@@ -65,6 +67,10 @@ const signatures = {
   cuGraphDestroy: ["uint64_t"],
   cuGraphExecDestroy: ["uint64_t"],
   cuGraphLaunch: ["uint64_t", "uint64_t"],
+  cuTensorMapEncodeTiled: [
+    ...["void*", "int", "uint32_t", "uint64_t", "void*", "void*", "void*", "void*"],
+    ...["int", "int", "int", "int"],
+  ],
 } as const;
 
 type Driver = Record<keyof typeof signatures, Call> & { text(code: number): string };
@@ -251,6 +257,20 @@ export class Cuda {
     this.functions.set(name, found);
     if (dynamicShared > 48 << 10) this.check(name, this.driver.cuFuncSetAttribute(found, 8, dynamicShared));
     return found;
+  }
+
+  /** The driver's 128 bytes for the copy engine: 16-bit values, swizzle of 128 bytes, 256 bytes at a time into the L2. */
+  tensorMap({ address, sizes, strides, box }: TensorMap): Uint8Array {
+    const aligned = new Uint8Array(2 * tensorMapBytes);
+    const map = aligned.subarray((64 - (this.addressOf(aligned) % 64)) % 64).subarray(0, tensorMapBytes);
+    const [uint16, swizzle128, promotion256] = [1, 3, 3];
+    const failed = this.driver.cuTensorMapEncodeTiled(
+      map,
+      ...[uint16, sizes.length, address, BigUint64Array.from(sizes, BigInt), BigUint64Array.from(strides, BigInt)],
+      ...[Uint32Array.from(box), new Uint32Array(box.length).fill(1), 0, swizzle128, promotion256, 0],
+    );
+    this.check("cuTensorMapEncodeTiled", failed);
+    return map;
   }
 
   /** config, function and parameters as launcher.ts lays them out. */

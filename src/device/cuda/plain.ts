@@ -1,18 +1,9 @@
-// Owns: launches of kernels/cuda/plain.cu: products and attention for every format and head, slow. Weights stay the file's
+// Owns: launches of kernels/cuda/plain.cu: products for every format, slow. Weights stay the file's
 // rows. What runs where no faster kernel takes the case.
 import { storageBytes } from "../../base/dtype.js";
-import {
-  type Arg,
-  type AttentionKernels,
-  activationCodes,
-  type Launch,
-  type LinearKernels,
-  type Matrix,
-  storageCodes,
-} from "./launch.js";
+import { type Arg, activationCodes, type Launch, type LinearKernels, type Matrix, storageCodes } from "./launch.js";
 
 const warps = 8;
-const kvCodes = { f32: 0, f16: 1, bf16: 2 };
 const ptr = (address: bigint): Arg => ({ ptr: address });
 const i32 = (value: number): Arg => ({ i32: value });
 const f32 = (value: number): Arg => ({ f32: value });
@@ -101,20 +92,3 @@ function* pairs(segments: readonly Matrix[], half: number): Iterable<[column: nu
     row += rows;
   }
 }
-
-export const plainAttention: AttentionKernels = {
-  attention({ q, y, kv, numHeads, scale, window, softcap, causal, sinks }, { step }) {
-    return ({ tokens }) => {
-      const pages = step.pages[kv.group];
-      const args = [
-        ...[ptr(step.info), ptr(step.tokenSequence), ptr(step.tokenStart), ptr(step.kvStart), ptr(q.address)],
-        ...[ptr(y.address), ptr(kv.k), ptr(kv.v), { i64: BigInt(kv.pageBytes) }],
-        ...[ptr(pages.start), ptr(pages.first), ptr(pages.ids), i32(kvCodes[kv.dtype])],
-        ...[i32(numHeads), i32(kv.numKvHeads), i32(kv.headDim), i32(kv.vHeadDim)],
-        ...[f32(scale), f32(softcap ?? 0), i32(window ?? 0), i32(causal ? 1 : 0), ptr(sinks())],
-      ];
-      const grid = [tokens, numHeads, 1] as const;
-      return [{ kernel: "mr_plain_attention", grid, block: 32, sharedBytes: 0, args, dependent: true }];
-    };
-  },
-};

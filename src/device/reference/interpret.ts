@@ -62,7 +62,8 @@ export async function interpret(ranks: readonly Rank[], step: StepParts): Promis
       const others = ranks.map((other, q) => values[q][other.plan.nodes[i].inputs.x?.id ?? 0]);
       node.op.reference(inputs, outputs, node.params, new Context(rank, r, node, step, others));
     });
-    if (step.keep) continue;
+    // What the last node gives is what the plan is for.
+    if (step.keep || i === nodes - 1) continue;
     ranks.forEach((rank, r) => {
       for (const id of rank.lastUses[i]) values[r][id] = undefined;
     });

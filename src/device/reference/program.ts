@@ -93,6 +93,17 @@ export class ReferenceProgram implements Program {
     return { result, setMasks: masks.set };
   }
 
+  encode(batch: Batch): Promise<Float32Array> {
+    check(this.state === "awake", `the program is ${this.state}`);
+    checkBatch(batch, this.parts.limits, this.caches, this.vocabSize);
+    return this.enqueue(async () => {
+      await nextTask();
+      const values = await this.forward(batch, Promise.resolve(new Uint32Array(0)));
+      const { outputs } = this.ranks[0].plan.nodes.at(-1)!;
+      return values[0][Object.values(outputs)[0].id]!.data as Float32Array;
+    });
+  }
+
   copyPages(group: number, from: Int32Array, to: Int32Array): void {
     check(from.length === to.length, "as many pages are copied from as to");
     checkPageIds(this.caches, group, from);
@@ -204,6 +215,12 @@ export class ReferenceProgram implements Program {
   }
 
   private async step(batch: Batch, masks: Promise<Uint32Array>): Promise<StepResult> {
+    const sampler = new StepSampler(batch, this.slots, this.vocabSize);
+    await this.forward(batch, masks, sampler);
+    return sampler.result();
+  }
+
+  private async forward(batch: Batch, masks: Promise<Uint32Array>, sampler?: StepSampler): Promise<Values[]> {
     check(this.state === "awake", `the program is ${this.state}`);
     const { slots } = this;
     slots.update(batch.updates);
@@ -211,7 +228,6 @@ export class ReferenceProgram implements Program {
     for (const adapter of adapters) {
       if (adapter >= 0 && !this.adapters.has(adapter)) throw new InternalError(`adapter slot ${adapter} is empty`);
     }
-    const sampler = new StepSampler(batch, slots, this.vocabSize);
     const values = await interpret(this.ranks, {
       batch,
       tokens: batch.tokens.map((id) => (id < 0 ? slots.lastToken(-1 - id) : id)),
@@ -219,13 +235,13 @@ export class ReferenceProgram implements Program {
       loaded: this.adapters,
       pageTokens: this.parts.pageTokens,
       keep: this.parts.dump,
-      sample: (row, logits) => sampler.sample(row, logits),
+      sample: (row, logits) => sampler!.sample(row, logits),
       ready: async () => {
-        if (batch.maskedRows.length > 0) sampler.masks = await masks;
+        if (batch.maskedRows.length > 0) sampler!.masks = await masks;
       },
     });
     if (this.parts.dump) this.last = values;
-    return sampler.result();
+    return values;
   }
 
   private eachPart(group: number, ids: Int32Array, f: (page: Float32Array, at: number) => void): void {

@@ -11,10 +11,10 @@ import {
   anyObject,
   anyString,
   anyValue,
+  boundedString,
   exactly,
   otherKey,
   spell,
-  stringChar,
 } from "./json.js";
 import { patternBody } from "./pattern.js";
 import { integerRange, numberRange } from "./range.js";
@@ -407,8 +407,7 @@ class Compiler {
     if (known !== undefined) this.refuse(path, "has both a format and a length, which is not supported");
     if (!bounded) return anyString(this.rules);
     // A bound that no answer comes near is none: its grammar would be large for nothing.
-    const upper = max > longestText ? "" : String(max);
-    return this.rules.rule("text", `"\\"" ${stringChar(this.rules)}{${min},${upper}} "\\""`);
+    return boundedString(this.rules, min, max > longestText ? Number.POSITIVE_INFINITY : max);
   }
 
   private number(s: Schema, type: string, path: string): string {

@@ -1,0 +1,74 @@
+// Owns: guessing what comes next from the text itself: where the last few tokens stood before, what followed them then is
+// a draft of what follows now ("prompt lookup"). One a sequence; it learns how often it is right. The engine checks every
+// guess by drawing at its position, so guesses change how fast an answer comes and never what it says.
+// Source: Saxena, "Prompt Lookup Decoding", 2023; Yang et al., "Inference with Reference", 2023 (arXiv 2304.04487).
+
+/** Tokens that have to agree. */
+const context = 3;
+/** Most guesses of one step. */
+export const mostDrafts = 16;
+/** How much one outcome counts; and how fast the hope comes back while nothing is tried. */
+const rate = 0.15;
+const recovery = 0.01;
+
+/** Guesses what follows a text. */
+export interface Drafter {
+  /**
+   * Guesses for what follows tokens[0, length), at most `most`; none where it has none or they would not pay.
+   * worth: the probability from which on a guess pays for the time that checking it takes.
+   */
+  propose(tokens: Int32Array, length: number, most: number, worth: number): Int32Array;
+  /** So many of the guesses were right. */
+  learn(guessed: number, right: number): void;
+}
+
+export class PromptLookup implements Drafter {
+  /** How likely a guess is right, given that those before it were. */
+  private acceptance = 0.7;
+  /** Last end of each run of `context` tokens, by their hash; what stands there is compared. */
+  private readonly ends = new Map<number, number>();
+  private seen = 0;
+
+  propose(tokens: Int32Array, length: number, most: number, worth: number): Int32Array {
+    const found = this.find(tokens, length);
+    const count = Math.min(most, mostDrafts, this.paying(worth), length - found);
+    if (found < 0 || count <= 0) {
+      if (found >= 0) this.acceptance += recovery * (1 - this.acceptance);
+      return none;
+    }
+    return tokens.slice(found, found + count);
+  }
+
+  learn(guessed: number, right: number): void {
+    for (let i = 0; i < Math.min(guessed, right + 1); i++)
+      this.acceptance += rate * ((i < right ? 1 : 0) - this.acceptance);
+  }
+
+  /** How many guesses in a row are each likely enough. */
+  private paying(worth: number): number {
+    if (this.acceptance >= 1 || worth <= 0) return mostDrafts;
+    return Math.floor(Math.log(Math.min(1, worth)) / Math.log(this.acceptance));
+  }
+
+  /** Where what followed the last tokens' earlier occurrence begins; −1: there was none. */
+  private find(tokens: Int32Array, length: number): number {
+    if (length < context + 1) return -1;
+    const key = hash(tokens, length);
+    // The end of the text itself is entered after it has been looked for.
+    for (let end = Math.max(context, this.seen + 1); end < length; end++) this.ends.set(hash(tokens, end), end);
+    this.seen = length - 1;
+    const end = this.ends.get(key);
+    if (end === undefined) return -1;
+    for (let i = 1; i <= context; i++) if (tokens[end - i] !== tokens[length - i]) return -1;
+    return end;
+  }
+}
+
+const none = new Int32Array(0);
+
+/** Of the `context` tokens before `end`. */
+function hash(tokens: Int32Array, end: number): number {
+  let h = 0;
+  for (let i = end - context; i < end; i++) h = Math.imul(h ^ tokens[i], 0x9e3779b1) + (h >>> 15);
+  return h | 0;
+}
