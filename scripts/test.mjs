@@ -24,6 +24,8 @@ if (existsSync(join(root, "scripts", "build-native.mjs")) && ensureNative() === 
 if (counts.failed === 0) {
   const { provideTestModels } = await import("./test-models.mjs");
   await provideTestModels();
+  const { provideTestRegistry } = await import("./test-registry.mjs");
+  await provideTestRegistry();
 }
 if (args.length === 0) {
   const { runChecks } = await import("./check.mjs");

@@ -23,9 +23,11 @@ const commands: readonly Entry[] = [
   { name: "stop", summary: "unload a model from a server", load: () => import("./stop.js") },
   { name: "cp", summary: "give a package another name", load: () => import("./cp.js") },
   { name: "rm", summary: "remove packages", load: () => import("./rm.js") },
+  { name: "key", summary: "make an API key for a server", load: () => import("./key.js") },
   { name: "inspect", summary: "show what a model file holds and what it will use", load: () => import("./inspect.js") },
   { name: "bench", summary: "measure latency or throughput", load: () => import("./bench.js") },
   { name: "convert", summary: "write a model as a GGUF file, quantised or not", load: () => import("./convert.js") },
+  { name: "completion", summary: "print a shell's completion script", load: () => import("./completion.js") },
   { name: "tokenize", summary: "text to token ids", load: () => import("./tokenize.js") },
   { name: "render", summary: "chat messages to the prompt's text", load: () => import("./render.js") },
 ];

@@ -1,5 +1,6 @@
 // Owns: `millrace serve [MODEL…]`: what is printed while models load, Ollama's variables as further names of the flags, and
 // an orderly end on Ctrl-C or SIGTERM.
+import { readFileSync } from "node:fs";
 import { Command, InvalidArgumentError } from "commander";
 import { parseDuration } from "../base/duration.js";
 import { env, type VariableName } from "../base/env.js";
@@ -14,6 +15,13 @@ interface ServeFlags extends DeviceFlags {
   readonly host?: string;
   readonly port?: number;
   readonly apiKey?: readonly string[];
+  readonly keyFile?: string;
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly corsOrigin?: readonly string[];
+  readonly auditLog?: string;
+  /** Milliseconds. */
+  readonly drain?: number;
   readonly id?: string;
   readonly maxSequences?: number;
   readonly maxWaiting?: number;
@@ -88,6 +96,19 @@ function fromOllama(): Partial<ServeFlags> {
 const given = <T extends object>(flags: T): Partial<T> =>
   Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined)) as Partial<T>;
 
+function tlsOf({ tlsCert, tlsKey }: ServeFlags): { cert: string; key: string } | undefined {
+  if (tlsCert === undefined && tlsKey === undefined) return undefined;
+  if (tlsCert === undefined || tlsKey === undefined) throw new UsageError("give --tls-cert and --tls-key together");
+  const read = (path: string) => {
+    try {
+      return readFileSync(path, "utf8");
+    } catch (error) {
+      throw new UsageError(`cannot read ${path}: ${(error as Error).message}`);
+    }
+  };
+  return { cert: read(tlsCert), key: read(tlsKey) };
+}
+
 async function serveModels(models: readonly string[], commandLine: ServeFlags): Promise<void> {
   const flags: ServeFlags = { ...fromOllama(), ...given(commandLine) } as ServeFlags;
   if (flags.id !== undefined && models.length !== 1)
@@ -97,7 +118,7 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
     throw new UsageError(`${twice} was given twice: give it once (--id NAME, with one MODEL, is for another name)`);
   }
   if (flags.logJson) await logAsJson();
-  const { serve } = await import("../server/serve.js");
+  const [{ serve }, { readKeys }] = await Promise.all([import("../server/serve.js"), import("../server/keys.js")]);
   const {
     host,
     port,
@@ -122,6 +143,11 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
     ...{ host, port, apiKeys, device, threads, contextLength, kvDtype, deterministic, lookup },
     ...{ maxSequences, maxWaiting, maxLoaded },
     keepAliveMs: flags.keepAlive,
+    keys: flags.keyFile === undefined ? [] : readKeys(flags.keyFile),
+    tls: tlsOf(flags),
+    corsOrigins: flags.corsOrigin,
+    auditLog: flags.auditLog,
+    drainMs: flags.drain,
     memoryBytes: flags.memory === undefined ? undefined : Math.floor(flags.memory * 1e9),
     report,
     signal: controller.signal,
@@ -154,6 +180,16 @@ export function command(): Command {
       "callers must give it as a bearer token (several may be given; also MILLRACE_API_KEY)",
       collect,
     )
+    .option("--key-file <file>", "keys with scopes, hashed, a line each (millrace key makes them)")
+    .option("--tls-cert <file>", "certificate chain, PEM: the server speaks HTTPS")
+    .option("--tls-key <file>", "the certificate's private key, PEM")
+    .option(
+      "--cors-origin <origin>",
+      'web pages that may call: https://app.example, or "*" (several may be given)',
+      collect,
+    )
+    .option("--audit-log <file>", "write who asked what to this file, a JSON object a line")
+    .option("--drain <time>", "how long open requests may go on when the server ends (default: 30s)", duration)
     .option("--id <name>", "what callers call the model (default: its own name)")
     .option("--max-sequences <n>", "answers that are generated at once (default: 16)", wholeNumber(1, 4096))
     .option("--max-waiting <n>", "answers that may wait; beyond that callers get a 429 (default: 256)", wholeNumber(0))

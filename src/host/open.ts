@@ -15,6 +15,8 @@ export interface SessionOptions {
   readonly carrier: () => Port;
   /** In place of the model's own. */
   readonly template?: TemplateOverride;
+  /** Which of the spec's adapters answers where a job names none; undefined: none does. */
+  readonly adapter?: string;
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
 }
@@ -34,6 +36,7 @@ export async function openSession({
   spec,
   carrier,
   template,
+  adapter,
   onProgress,
   signal,
 }: SessionOptions): Promise<OpenedSession> {
@@ -43,7 +46,7 @@ export async function openSession({
   try {
     const { Session, text, endIds, ...about } = await openText(spec, template);
     const engine = await loading;
-    return { ...about, engine, session: new Session(engine, text, endIds) };
+    return { ...about, engine, session: new Session(engine, text, endIds, adapter) };
   } catch (error) {
     const engine = await loading;
     await engine.close();

@@ -1,14 +1,17 @@
 // Owns: a server around models: the routes, the socket, and an orderly end. serve.ts says which models there are and loads
 // them; tests give it their own.
 import type { IncomingMessage } from "node:http";
+import { Server as SecureServer } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
 import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
 import type { Store } from "../store/store.js";
 import { anthropicRoutes } from "./anthropic.js";
+import { auditTo } from "./audit.js";
 import { checkBinding } from "./auth.js";
 import { healthRoutes } from "./health.js";
 import { createHttp } from "./http.js";
+import { type ApiKey, plainKey } from "./keys.js";
 import { Metrics } from "./metrics.js";
 import type { ServedModels } from "./models.js";
 import { ollamaRoutes } from "./ollama.js";
@@ -23,6 +26,14 @@ export interface ListenOptions {
   readonly port?: number;
   /** Callers give one of them as Authorization: Bearer KEY. None: no key is asked for. */
   readonly apiKeys?: readonly string[];
+  /** Further keys, with what each may do. */
+  readonly keys?: readonly ApiKey[];
+  /** PEM texts: the server speaks HTTPS. */
+  readonly tls?: { readonly cert: string; readonly key: string };
+  /** Origins of web pages that may call ("*": any); none unless said. */
+  readonly corsOrigins?: readonly string[];
+  /** A file that each request is written to, a line of JSON each. */
+  readonly auditLog?: string;
   /** Of a request's body; a larger one is a 413. */
   readonly maxBodyBytes?: number;
   /** A stream that has been silent for so long gets a comment. */
@@ -37,11 +48,13 @@ export const listenDefaults = {
   host: "127.0.0.1",
   port: 11434,
   apiKeys: [],
+  keys: [],
+  corsOrigins: [],
   maxBodyBytes: 8 << 20,
   keepAliveMs: 10_000,
   slowReaderMs: 30_000,
   drainMs: 30_000,
-} as const satisfies Required<ListenOptions>;
+} as const satisfies Required<Omit<ListenOptions, "tls" | "auditLog">>;
 
 export interface RunningServer {
   /** "http://127.0.0.1:11434" */
@@ -58,19 +71,20 @@ export async function listen(
   options: ListenOptions = {},
 ): Promise<RunningServer> {
   const settings = { ...listenDefaults, ...withoutUndefined(options) };
-  checkBinding(settings.host, settings.apiKeys);
-  const app = createHttp(settings);
+  checkBinding(settings.host, settings.apiKeys, settings.keys);
+  const app = createHttp({ ...settings, keys: [...settings.apiKeys.map(plainKey), ...settings.keys] });
+  if (settings.auditLog !== undefined) auditTo(app, settings.auditLog);
   const silent = silentConnections(app);
   const draining = new AbortController();
   const closing = new AbortController();
-  refuseWhileDraining(app, draining.signal);
+  const open = refuseWhileDraining(app, draining.signal);
   const metrics = new Metrics(models);
   healthRoutes(app, models, metrics, draining.signal);
   const serving = { models, times: settings, closing: closing.signal, metrics };
   openaiRoutes(app, serving);
   anthropicRoutes(app, serving);
   tgiRoutes(app, serving);
-  ollamaRoutes(app, { ...serving, store });
+  ollamaRoutes(app, { ...serving, store, corsOrigins: settings.corsOrigins });
   try {
     await app.listen({ host: settings.host, port: settings.port });
   } catch (error) {
@@ -80,16 +94,18 @@ export async function listen(
   const name = settings.host.includes(":") ? `[${settings.host}]` : settings.host;
   let closed: Promise<void> | undefined;
   return {
-    url: `http://${name}:${port}`,
+    url: `${settings.tls === undefined ? "http" : "https"}://${name}:${port}`,
     port,
-    close: () => (closed ??= close(app, silent, draining, closing, settings.drainMs)),
+    close: () => (closed ??= close(app, { silent, open, draining, closing }, settings.drainMs)),
   };
 }
 
 /** Connections that have asked nothing yet: Node does not count them as idle. */
 function silentConnections(app: FastifyInstance): ReadonlySet<Socket> {
   const silent = new Set<Socket>();
-  app.server.on("connection", (socket: Socket) => {
+  // Under TLS the socket that a request has is the secured one.
+  const event = app.server instanceof SecureServer ? "secureConnection" : "connection";
+  app.server.on(event, (socket: Socket) => {
     silent.add(socket);
     socket.once("close", () => silent.delete(socket));
   });
@@ -97,15 +113,40 @@ function silentConnections(app: FastifyInstance): ReadonlySet<Socket> {
   return silent;
 }
 
-async function close(
-  app: FastifyInstance,
-  silent: ReadonlySet<Socket>,
-  draining: AbortController,
-  closing: AbortController,
-  drainMs: number,
-) {
+interface Ending {
+  readonly silent: ReadonlySet<Socket>;
+  readonly open: OpenRequests;
+  readonly draining: AbortController;
+  readonly closing: AbortController;
+}
+
+const aborted = (signal: AbortSignal) =>
+  new Promise<void>((done) => signal.addEventListener("abort", () => done(), { once: true }));
+
+/** Requests that were let in and have not ended. */
+class OpenRequests {
+  private count = 0;
+  private whenEmpty: () => void = () => {};
+
+  enter(): void {
+    this.count += 1;
+  }
+
+  leave(): void {
+    this.count -= 1;
+    if (this.count === 0) this.whenEmpty();
+  }
+
+  empty(): Promise<void> {
+    return this.count === 0 ? Promise.resolve() : new Promise((resolve) => (this.whenEmpty = resolve));
+  }
+}
+
+async function close(app: FastifyInstance, { silent, open, draining, closing }: Ending, drainMs: number) {
   draining.abort();
   const deadline = setTimeout(() => closing.abort(shuttingDown()), drainMs);
+  // Still listening: who comes now is told to come back, not cut off.
+  await Promise.race([open.empty(), aborted(closing.signal)]);
   // A connection that was busy when the server closed is idle once its answer has ended.
   const sweep = setInterval(() => {
     app.server.closeIdleConnections();
@@ -116,12 +157,21 @@ async function close(
   clearTimeout(deadline);
 }
 
-function refuseWhileDraining(app: FastifyInstance, draining: AbortSignal): void {
-  app.addHook("onRequest", async (_request, reply) => {
-    if (!draining.aborted) return;
+/** What a balancer or a monitor asks is answered to the end. */
+const watching = new Set(["/health", "/ping", "/ready", "/metrics"]);
+
+function refuseWhileDraining(app: FastifyInstance, draining: AbortSignal): OpenRequests {
+  const open = new OpenRequests();
+  app.addHook("onRequest", async (request, reply) => {
+    if (!draining.aborted) {
+      open.enter();
+      reply.raw.once("close", () => open.leave());
+      return;
+    }
     reply.header("connection", "close");
-    throw shuttingDown();
+    if (!watching.has(request.routeOptions.url ?? "")) throw shuttingDown();
   });
+  return open;
 }
 
 const shuttingDown = () =>

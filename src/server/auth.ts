@@ -1,21 +1,22 @@
 // Owns: who may call. API keys compared in constant time; a server without a key binds to loopback only and answers only
 // requests addressed to this machine by name (a web page that rebinds its DNS name to 127.0.0.1 is refused).
-import { createHash, timingSafeEqual } from "node:crypto";
+import { timingSafeEqual } from "node:crypto";
 import { isIP } from "node:net";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
+import { type ApiKey, digestOf, type Scope } from "./keys.js";
 
 /** Paths that need no key: a load balancer asks them. */
 const open = new Set(["/health", "/ping", "/ready"]);
 
 /** Throws UserError where the address is reachable from outside and no key is set. */
-export function checkBinding(host: string, apiKeys: readonly string[]): void {
+export function checkBinding(host: string, apiKeys: readonly string[], keys: readonly ApiKey[] = []): void {
   if (apiKeys.some((key) => key === ""))
     throw new UserError("An API key is empty; give one of at least one character.");
-  if (apiKeys.length === 0 && !isLoopback(host)) {
+  if (apiKeys.length + keys.length === 0 && !isLoopback(host)) {
     throw new UserError(
       `Refusing to listen on ${host} without an API key: anyone who reaches this address could use the model. ` +
-        "Give a key (--api-key KEY), or stay on this machine (--host 127.0.0.1).",
+        "Give a key (--api-key KEY, --key-file FILE), or stay on this machine (--host 127.0.0.1).",
       { code: "api_key_needed", param: "host" },
     );
   }
@@ -26,8 +27,8 @@ export function isLoopback(host: string): boolean {
   return name === "localhost" || name === "::1" || name === "0:0:0:0:0:0:0:1" || /^127(\.\d{1,3}){3}$/.test(name);
 }
 
-export function guard(app: FastifyInstance, apiKeys: readonly string[]): void {
-  if (apiKeys.length === 0) {
+export function guard(app: FastifyInstance, keys: readonly ApiKey[]): void {
+  if (keys.length === 0) {
     app.addHook("onRequest", async (request) => {
       if (!namesThisMachine(request.headers.host)) {
         throw new UserError(
@@ -39,23 +40,43 @@ export function guard(app: FastifyInstance, apiKeys: readonly string[]): void {
     });
     return;
   }
-  const digests = apiKeys.map(digest);
   app.addHook("onRequest", async (request, reply) => {
     if (open.has(request.url.split("?", 1)[0])) return;
     const given = givenKey(request);
     // Every key is compared, each in constant time: neither which one matched nor how much of it shows in the timing.
-    const presented = digest(given ?? "");
-    let matches = 0;
-    for (const expected of digests) matches += timingSafeEqual(expected, presented) ? 1 : 0;
-    if (given !== undefined && matches > 0) return;
-    reply.header("www-authenticate", "Bearer");
-    throw new UserError(
-      given === undefined
-        ? "No API key was given; send it as the header Authorization: Bearer KEY (or x-api-key: KEY)."
-        : "The API key is not one of this server's.",
-      { status: 401, code: "invalid_api_key" },
-    );
+    const presented = digestOf(given ?? "");
+    let found: ApiKey | undefined;
+    for (const key of keys) if (timingSafeEqual(key.digest, presented)) found = key;
+    if (given === undefined || found === undefined) {
+      reply.header("www-authenticate", "Bearer");
+      throw new UserError(
+        given === undefined
+          ? "No API key was given; send it as the header Authorization: Bearer KEY (or x-api-key: KEY)."
+          : "The API key is not one of this server's.",
+        { status: 401, code: "invalid_api_key" },
+      );
+    }
+    callers.set(request, found.name);
+    const needed = scopeOf(request.routeOptions.url);
+    if (found.scopes.has(needed)) return;
+    throw new UserError(`This API key may not do that: it lacks the scope "${needed}".`, {
+      status: 403,
+      code: "insufficient_scope",
+    });
   });
+}
+
+const callers = new WeakMap<FastifyRequest, string>();
+
+/** The name of the key that was given; undefined: none was asked for, or it was wrong. */
+export const callerOf = (request: FastifyRequest): string | undefined => callers.get(request);
+
+const managing = new Set(["pull", "push", "create", "copy", "delete", "blobs"].map((what) => `/api/${what}`));
+
+/** @param route the route's own path, not the caller's spelling of it */
+function scopeOf(route: string | undefined): Scope {
+  if (route === "/metrics") return "metrics";
+  return managing.has(route?.split("/").slice(0, 3).join("/") ?? "") ? "manage" : "infer";
 }
 
 /** As OpenAI's clients send it, or as Anthropic's do. */
@@ -72,5 +93,3 @@ function namesThisMachine(hostHeader: string | undefined): boolean {
     .toLowerCase();
   return name === "localhost" || name.endsWith(".localhost") || isIP(name) !== 0;
 }
-
-const digest = (key: string): Buffer => createHash("sha256").update(key).digest();

@@ -1,6 +1,6 @@
 // Owns: the HTTP application under every API surface: sizes, request ids, authentication, validation against schemas, and
 // answers to whatever is not a valid request (unknown path, wrong method, bad JSON). Knows no model. CORS headers are
-// never sent: a web page of another origin cannot call this server.
+// sent to the origins it was told of alone (cors.ts).
 import { randomUUID } from "node:crypto";
 import type { Socket } from "node:net";
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
@@ -8,13 +8,24 @@ import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import { type Account, accountsOf } from "./account.js";
 import { guard } from "./auth.js";
+import { allowOrigins } from "./cors.js";
 import { errorAnswer, failureOf, logFault } from "./errors.js";
+import type { ApiKey } from "./keys.js";
 import { ClientGone, sendFailure } from "./stream.js";
 import { explainInvalid, type ValidationIssue } from "./validation.js";
 
 export interface HttpOptions {
-  readonly apiKeys: readonly string[];
+  readonly keys: readonly ApiKey[];
+  /** PEM texts; undefined: plain HTTP. */
+  readonly tls?: { readonly cert: string; readonly key: string };
+  /** Web pages that may call. */
+  readonly corsOrigins: readonly string[];
   readonly maxBodyBytes: number;
+}
+
+/** Typed as plain HTTP's: nothing here tells the two servers apart. */
+function secured({ tls }: HttpOptions): object {
+  return tls === undefined ? {} : { https: { cert: tls.cert, key: tls.key } };
 }
 
 /** What callers may send as x-request-id: it is echoed and logged. */
@@ -22,6 +33,7 @@ const validRequestId = /^[\x21-\x7e]{1,128}$/;
 
 export function createHttp(options: HttpOptions): FastifyInstance {
   const app = Fastify({
+    ...secured(options),
     bodyLimit: options.maxBodyBytes,
     logger: false,
     requestTimeout: 120_000,
@@ -46,7 +58,8 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     reply.header("x-request-id", request.id);
   });
   app.addHook("onResponse", async (request, reply) => logRequest(request, reply));
-  guard(app, options.apiKeys);
+  allowOrigins(app, options.corsOrigins);
+  guard(app, options.keys);
   app.addHook("preValidation", async (request) => {
     request.body = withoutNulls(request.body);
   });

@@ -9,6 +9,7 @@ import { createHash } from "node:crypto";
 import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import type { Session } from "../session/session.js";
+import type { Package } from "../store/package.js";
 import type { ModelParameters } from "../store/parameters.js";
 import type { QueueLimit } from "./limits.js";
 import { shareThreads } from "./share.js";
@@ -30,7 +31,7 @@ export interface ModelDefaults {
   /** Where a conversation has no system message. */
   readonly system?: string;
   /** Before every conversation. */
-  readonly messages?: readonly { readonly role: string; readonly content: string }[];
+  readonly messages?: Package["messages"];
   readonly parameters?: ModelParameters;
 }
 

@@ -7,13 +7,14 @@ import { UserError } from "../base/errors.js";
 import { type Embeddings, type EmbedJob, embed } from "../session/embed.js";
 import type { Prepared } from "../session/session.js";
 import type { Store } from "../store/store.js";
+import { isAllowed } from "./cors.js";
 import type { Exchange, Serving } from "./exchange.js";
 import type { Lease } from "./models.js";
 import { type Asked, nanoseconds, type Piece, respondStream, respondWhole } from "./ollama/answer.js";
 import { prepareChat, prepareGenerate } from "./ollama/job.js";
 import { running, show, tags } from "./ollama/models.js";
 import { optionsOf } from "./ollama/options.js";
-import { hasUpload, needStore, pull, respondProgress, upload } from "./ollama/packages.js";
+import { create, hasUpload, needStore, pull, push, respondProgress, upload } from "./ollama/packages.js";
 import * as schema from "./ollama/schema.js";
 import { clientSignal } from "./stream.js";
 
@@ -23,12 +24,14 @@ const apiVersion = "0.14.0";
 export interface OllamaServer extends Serving {
   /** null: the server has certain models and no others. */
   readonly store: Store | null;
+  /** Web pages that may call, beside those of this machine. */
+  readonly corsOrigins: readonly string[];
 }
 
 export function ollamaRoutes(app: FastifyInstance, server: OllamaServer): void {
   liveness(app);
   app.register(async (scope) => {
-    refuseForeignPages(scope);
+    refuseForeignPages(scope, server.corsOrigins);
     // curl without a header says application/x-www-form-urlencoded.
     scope.removeAllContentTypeParsers();
     scope.addContentTypeParser("*", { parseAs: "string" }, scope.getDefaultJsonParser("error", "error"));
@@ -38,7 +41,7 @@ export function ollamaRoutes(app: FastifyInstance, server: OllamaServer): void {
     storeRoutes(scope, server);
   });
   app.register(async (scope) => {
-    refuseForeignPages(scope);
+    refuseForeignPages(scope, server.corsOrigins);
     blobRoutes(scope, server);
   });
 }
@@ -48,9 +51,9 @@ function liveness(app: FastifyInstance): void {
 }
 
 /** A page of another origin may send a request without asking first when its content type is plain. */
-function refuseForeignPages(scope: FastifyInstance): void {
+function refuseForeignPages(scope: FastifyInstance, allowed: readonly string[]): void {
   scope.addHook("onRequest", async ({ headers: { origin } }) => {
-    if (origin === undefined || isLocal(origin)) return;
+    if (origin === undefined || isLocal(origin) || isAllowed(allowed, origin)) return;
     throw new UserError(`Pages of ${origin} may not call this server.`, { status: 403, code: "foreign_origin" });
   });
 }
@@ -257,16 +260,26 @@ function modelRoutes(scope: FastifyInstance, { models }: OllamaServer): void {
 }
 
 function storeRoutes(scope: FastifyInstance, { models, store, times }: OllamaServer): void {
-  scope.post<{ Body: schema.TransferRequest }>(
-    "/api/pull",
-    { schema: { body: schema.TransferBody } },
+  const transfer = (url: string, run: typeof pull) =>
+    scope.post<{ Body: schema.TransferRequest }>(
+      url,
+      { schema: { body: schema.TransferBody } },
+      async (request, reply) => {
+        const { stream = true, insecure = false, ...body } = request.body;
+        const [from, name] = [needStore(store), nameOf(body)];
+        await respondProgress(request, reply, times, stream, (signal) => run(from, name, insecure, signal));
+        return reply;
+      },
+    );
+  transfer("/api/pull", pull);
+  transfer("/api/push", push);
+  scope.post<{ Body: schema.CreateRequest }>(
+    "/api/create",
+    { schema: { body: schema.CreateBody } },
     async (request, reply) => {
       const { body } = request;
-      const from = needStore(store);
-      const name = nameOf(body);
-      await respondProgress(request, reply, times, body.stream ?? true, (signal) =>
-        pull(from, name, body.insecure ?? false, signal),
-      );
+      const [to, name] = [needStore(store), nameOf(body)];
+      await respondProgress(request, reply, times, body.stream ?? true, (signal) => create(to, name, body, signal));
       return reply;
     },
   );

@@ -43,7 +43,7 @@ export interface ModelServer extends RunningServer {
 /** Resolves once the server takes requests. Throws UserError where a model cannot be loaded or the address be used. */
 export async function serve(options: ServeOptions): Promise<ModelServer> {
   // Said before minutes of loading, not after.
-  checkBinding(options.host ?? "127.0.0.1", options.apiKeys ?? []);
+  checkBinding(options.host ?? "127.0.0.1", options.apiKeys ?? [], options.keys);
   const named = await namedModels(options);
   const store = named.length > 0 ? null : new Store();
   const source = store === null ? new NamedModels(named, options) : new StoredModels(store, options);

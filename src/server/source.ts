@@ -3,6 +3,7 @@
 import type { LoadSpec } from "../host/load.js";
 import { openSession } from "../host/open.js";
 import { processCarrier } from "../host/process.js";
+import { packageAdapters } from "../store/apply.js";
 import { type Package, type Store, shortName } from "../store/store.js";
 import { QueueLimit } from "./limits.js";
 import { fingerprint, type Loaded, type LoadGrant, type ModelSource, type Servable } from "./models.js";
@@ -83,9 +84,12 @@ async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSett
   const { id, path } = model;
   const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256 } = settings;
   const { threads, memoryBytes, signal, contextLength = settings.contextLength } = grant;
+  const adapters = packageAdapters(model.package);
   const { session, engine, label, fileBytes } = await openSession({
-    spec: { path, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
+    spec: { path, adapters, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
     carrier: () => processCarrier((pid) => settings.onEngineStart?.(id, pid)),
+    template: model.package?.template,
+    adapter: adapters[0]?.name,
     onProgress: (done, total) => settings.onLoadProgress?.(id, done, total),
     signal,
   });

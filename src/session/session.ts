@@ -34,6 +34,8 @@ export class Session {
     readonly text: TextModel | undefined,
     /** What ends an answer where there is no tokenizer to say. */
     private readonly endIds: readonly number[] = [],
+    /** Of jobs that name none. */
+    private readonly adapter?: string,
   ) {}
 
   get limits(): ModelLimits {
@@ -56,7 +58,8 @@ export class Session {
       vocabSize,
     );
     checkIds("stop_token_ids", job.stopIds, vocabSize);
-    this.checkAdapter(job.adapter);
+    const adapter = job.adapter ?? this.adapter;
+    this.checkAdapter(adapter);
     if (job.stop.length > 0) this.needText("stop", "Stop strings need one; give stop_token_ids.");
     const maxTokens = this.maxTokens(job, promptIds.length);
     if (job.minTokens > maxTokens) {
@@ -80,7 +83,7 @@ export class Session {
         promptLogprobs: job.promptLogprobs,
         priority: job.priority,
         cacheSalt: job.cacheSalt,
-        adapter: job.adapter,
+        adapter,
         grammar: plan.grammar,
       },
     };

@@ -1,10 +1,11 @@
 // Owns: where the store lies and how its folders are laid out.
 //
-//   blobs/sha256-<hex>            content, named by its digest; written once, never changed
-//   partial/<key>                 downloads under way or cut; resumed
-//   locks/<key>                   who is writing the blob of that key now
-//   manifests/<name>.json         a model: its files by name and digest
-//   models/<name>/<file>          the same content under its own names: hard links to blobs, what openCheckpoint takes
+//   blobs/sha256-<hex>                                   content, named by its digest; written once, never changed
+//   manifests/<registry>/<namespace>/<model>/<tag>       a package: its layers by digest (OCI, as Ollama has it)
+//   models/<key>/<file>                                  a model's files under their own names: hard links to blobs
+//   partial/<key>                                        downloads under way or cut; resumed
+//   pending/<pid>-<n>                                    what a live process needs that no manifest names yet
+//   locks/<key>, locks/store                             who is writing that blob; who is naming or sweeping
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { env } from "../base/env.js";

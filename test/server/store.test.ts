@@ -179,7 +179,7 @@ describe("a server over the store", () => {
     });
     expect(shown.parameters).toMatch(/^num_predict +8$/m);
     expect(shown.parameters).toMatch(/^stop +"Arr"$/m);
-    expect(shown.modelfile).toMatch(/^FROM [\s\S]*SYSTEM [\s\S]*PARAMETER stop "Arr"/m);
+    expect(shown.modelfile).toMatch(/^FROM [\s\S]*SYSTEM [\s\S]*PARAMETER stop Arr$/m);
     expect(shown.template).toContain("<|im_start|>");
     expect((shown as never as { capabilities: string[] }).capabilities).toContain("completion");
     const info = shown.model_info as never as Record<string, unknown>;
@@ -201,6 +201,40 @@ describe("a server over the store", () => {
     await vi.waitFor(async () => expect(await loaded()).not.toContain("team/other:v1"));
     await expect(ollama.copy({ source: "nobody", destination: "x" })).rejects.toMatchObject({ status_code: 404 });
     await expect(ollama.delete({ model: "nobody" })).rejects.toMatchObject({ status_code: 404 });
+  });
+
+  it("creates a package from another, and from uploaded files, and answers as it says", async () => {
+    const statuses: string[] = [];
+    const made = await ollama.create({
+      model: "brief",
+      from: "pirate",
+      system: "You are brief.",
+      parameters: { num_predict: 4, temperature: 0 },
+      template: "{{ .System }}|{{ .Prompt }}|",
+      stream: true,
+    });
+    for await (const { status } of made) statuses.push(status);
+    expect(statuses.at(-1)).toBe("success");
+    expect(statuses).toContain("writing manifest");
+    const shown = await ollama.show({ model: "brief" });
+    expect(shown.modelfile).toContain("SYSTEM You are brief.");
+    const answer = await ollama.generate({ model: "brief", prompt: "Hi" });
+    expect(answer.eval_count).toBeLessThanOrEqual(4);
+    const rendered = await ollama.generate({ model: "brief", prompt: "Hi", _debug_render_only: true } as never);
+    const { rendered_template } = (rendered as never as { _debug_info: { rendered_template: string } })._debug_info;
+    expect(rendered_template).toContain("You are brief.|Ahoy|Arr!|Hi|");
+
+    const files: Record<string, string> = {};
+    for (const name of ["config.json", "model.safetensors"]) {
+      const content = readFileSync(join(tiny, name));
+      files[name] = `sha256:${createHash("sha256").update(content).digest("hex")}`;
+      await fetch(`${server.url}/api/blobs/${files[name]}`, { method: "POST", body: content });
+    }
+    expect(await ollama.create({ model: "uploaded", files } as never)).toEqual({ status: "success" });
+    expect((await ollama.generate({ model: "uploaded", prompt: "" })).done_reason).toBe("load");
+    await expect(ollama.create({ model: "x", from: "nobody-has-this" })).rejects.toThrow(/nobody-has-this/);
+    await expect(ollama.push({ model: "nobody" })).rejects.toMatchObject({ status_code: 404 });
+    for (const model of ["brief", "uploaded"]) await ollama.delete({ model });
   });
 
   it("takes blobs whole, with the digest they come under, or not at all", async () => {

@@ -22,7 +22,7 @@ const anyThreads = 128;
 const mostWaves = 4;
 /** Up to so many the copy engine is the faster way to bring keys and values (docs/SPEED.md); the bits are the same. Hopper
  *  alone: newer GPUs compile the PTX of those before it, where that kernel is empty. */
-const fewSequences = 8;
+const fewSequences = 4;
 /** Ints of a plan's header, of a run, of a tile. */
 const [headerInts, runInts, tileInts] = [8, 16, 8];
 /** Memory for partial results of runs. More of it would only let more sequences be cut. */

@@ -3,6 +3,7 @@
 import { UserError } from "../../base/errors.js";
 import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, ChatMessage } from "../../session/types.js";
+import { withPackageMessages } from "../../store/apply.js";
 import type { ServedModel } from "../models.js";
 import { type Options, optionsOf } from "./options.js";
 import type { ChatMessageBody, ChatRequest, GenerateRequest } from "./schema.js";
@@ -109,10 +110,8 @@ export function withDefaults(
   system: string | undefined,
   messages: readonly ChatMessage[],
 ): ChatMessage[] {
-  const own = (defaults?.messages ?? []) as readonly ChatMessage[];
-  const first = system ?? defaults?.system ?? "";
-  const speaks = messages[0]?.role === "system" || first === "";
-  return [...(speaks ? [] : [{ role: "system", content: first } as const]), ...own, ...messages];
+  const own = { system: system ?? defaults?.system, messages: defaults?.messages };
+  return withPackageMessages(own, messages);
 }
 
 /** What of a prompt fits in the context, and how much then may be generated. */

@@ -1,6 +1,7 @@
 // Owns: what Ollama's API tells of models: the list, those that are loaded, and one in full.
 import { aboutModel, capabilitiesOf } from "../../store/about.js";
 import { describeOrUnknown } from "../../store/describe.js";
+import { modelfileOf } from "../../store/modelfile.js";
 import type { PackageConfig } from "../../store/package.js";
 import { parameterLines } from "../../store/parameters.js";
 import type { ResidentReport, ServedModels } from "../models.js";
@@ -66,7 +67,7 @@ export async function show(model: LocalModel, { verbose = false }: ShowRequest):
   const parameters = parameterLines(one?.parameters ?? {});
   return {
     ...(one?.license === undefined ? {} : { license: one.license.join("\n") }),
-    modelfile: modelfileText(model, template, parameters),
+    modelfile: one === undefined ? `FROM ${path}\n` : modelfileOf([path, ...(one.projectors ?? [])], one),
     ...(parameters.length === 0 ? {} : { parameters: parameters.map(parameterLine).join("\n") }),
     ...(template === undefined ? {} : { template }),
     ...(one?.system === undefined ? {} : { system: one.system }),
@@ -87,18 +88,3 @@ export async function show(model: LocalModel, { verbose = false }: ShowRequest):
 }
 
 const parameterLine = ([name, value]: [string, unknown]) => `${name.padEnd(30)} ${JSON.stringify(value)}`;
-
-function modelfileText(model: LocalModel, template: string | undefined, parameters: [string, unknown][]): string {
-  const { package: one, path } = model;
-  const quoted = (text: string) => `"""${text}"""`;
-  return [
-    `FROM ${path}`,
-    ...(template === undefined ? [] : [`TEMPLATE ${quoted(template)}`]),
-    ...(one?.system === undefined ? [] : [`SYSTEM ${quoted(one.system)}`]),
-    ...parameters.map(
-      ([name, value]) => `PARAMETER ${name} ${typeof value === "string" ? JSON.stringify(value) : value}`,
-    ),
-    ...(one?.messages ?? []).map(({ role, content }) => `MESSAGE ${role} ${quoted(content)}`),
-    ...(one?.license ?? []).map((text) => `LICENSE ${quoted(text)}`),
-  ].join("\n");
-}

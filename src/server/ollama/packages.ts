@@ -8,8 +8,12 @@ import { pipeline } from "node:stream/promises";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { UserError } from "../../base/errors.js";
 import { adopt, blobPath, partialPath } from "../../store/blobs.js";
+import { createPackage } from "../../store/create.js";
+import { parametersOf } from "../../store/parameters.js";
+import { pushPackage } from "../../store/push.js";
 import { type Progress, type Store, steps } from "../../store/store.js";
 import { clientSignal, EventStream, jsonLines, type StreamTimes } from "../stream.js";
+import type { CreateRequest } from "./schema.js";
 
 export function needStore(store: Store | null): Store {
   if (store !== null) return store;
@@ -44,6 +48,39 @@ export async function respondProgress(
 
 export function pull(store: Store, name: string, insecure: boolean, signal: AbortSignal): AsyncIterable<Progress> {
   return steps("pulling", (report, both) => store.pull(name, { report, signal: both, insecure }), signal);
+}
+
+export function push(store: Store, name: string, insecure: boolean, signal: AbortSignal): AsyncIterable<Progress> {
+  return steps("pushing", (report, both) => pushPackage(store, name, { report, signal: both, insecure }), signal);
+}
+
+/** Throws UserError for parameters that are none; everything else fails in the stream. */
+export function create(store: Store, name: string, body: CreateRequest, signal: AbortSignal): AsyncIterable<Progress> {
+  const { from, files, adapters, draft_files, template, system, license, parameters, messages } = body;
+  const quantize = body.quantize || body.quantization;
+  const recipe = {
+    ...(from === undefined ? {} : { from: [from] }),
+    ...(files === undefined ? {} : { files }),
+    ...(adapters === undefined ? {} : { adapterFiles: adapters }),
+    ...(draft_files === undefined ? {} : { draftFiles: draft_files }),
+    ...(template === undefined ? {} : { template }),
+    ...(system === undefined ? {} : { system }),
+    ...(license === undefined ? {} : { license: [license].flat() }),
+    ...(parameters === undefined ? {} : { parameters: parametersOf(parameters) }),
+    ...(messages === undefined ? {} : { messages: messages.map(({ role, content = "" }) => ({ role, content })) }),
+    ...(quantize ? { quantize } : {}),
+    renderer: body.renderer,
+    parser: body.parser,
+    requires: body.requires,
+  };
+  return steps(
+    "pulling",
+    async (report, both) => {
+      const { quantizeModel } = await import("../../host/convert.js");
+      return createPackage(store, name, recipe, { report, signal: both, quantizer: quantizeModel });
+    },
+    signal,
+  );
 }
 
 const digestPattern = /^sha256[:-]([0-9a-f]{64})$/;

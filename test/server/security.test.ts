@@ -1,0 +1,148 @@
+// Who may do what: keys with scopes, TLS, pages of other origins, the audit log; and how a server ends.
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { get } from "node:https";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, describe, expect, it } from "vitest";
+import { newKey, readKeys } from "../../src/server/keys.js";
+import { letters } from "../session/fakes.js";
+import { type Rig, type RigOptions, rig, until } from "./support.js";
+
+const open: Rig[] = [];
+const folders: string[] = [];
+const start = async (options?: RigOptions) => {
+  const one = await rig(options);
+  open.push(one);
+  return one;
+};
+const folder = () => {
+  const path = mkdtempSync(join(tmpdir(), "millrace-"));
+  folders.push(path);
+  return path;
+};
+afterEach(async () => {
+  for (const { server } of open.splice(0)) await server.close();
+  for (const path of folders.splice(0)) rmSync(path, { recursive: true });
+});
+
+const chat = { model: "tiny", messages: [{ role: "user", content: "Hi" }] };
+
+describe("keys", () => {
+  it("do what their scopes say, however the path is spelled", async () => {
+    const [asks, reads, keeps] = [newKey("asks", ["infer"]), newKey("reads", ["metrics"]), newKey("keeps", ["manage"])];
+    const path = join(folder(), "keys");
+    writeFileSync(path, `# ours\n${[asks, reads, keeps].map(({ line }) => line).join("\n")}\n`);
+    for (const { key } of [asks, reads, keeps]) expect(readFileSync(path, "utf8")).not.toContain(key);
+    const { server, post } = await start({ keys: readKeys(path) });
+    const status = async (key: string, path: string, body?: object) => {
+      const headers = { authorization: `Bearer ${key}` };
+      return (body ? await post(path, body, headers) : await fetch(server.url + path, { headers })).status;
+    };
+    expect(await status(asks.key, "/v1/chat/completions", chat)).toBe(200);
+    expect(await status(asks.key, "/metrics")).toBe(403);
+    const pull = async (key: string, path: string) =>
+      (await post(path, { model: "x" }, { authorization: `Bearer ${key}` })).text();
+    for (const spelled of ["/api/pull", "/api/pull/", "/api/%70ull", "/api/pull?x=1"]) {
+      expect(await pull(asks.key, spelled), spelled).toContain("lacks the scope");
+      // Past the guard: this server has no store to pull into.
+      expect(await pull(keeps.key, spelled), spelled).toMatch(/^(?!.*scope).*error/s);
+    }
+    expect(await status(keeps.key, "/v1/chat/completions", chat)).toBe(403);
+    expect(await status(reads.key, "/metrics")).toBe(200);
+    expect(await status(reads.key, "/v1/models")).toBe(403);
+    expect(await status("mr-wrong", "/v1/models")).toBe(401);
+  });
+
+  it("are refused where their file is wrong, by line", () => {
+    const path = join(folder(), "keys");
+    const { line } = newKey("one", ["infer"]);
+    writeFileSync(path, `${line}\ntwo everything ${"0".repeat(64)}\n`);
+    expect(() => readKeys(path)).toThrow(`${path}:2 is no key`);
+    writeFileSync(path, "\n");
+    expect(() => readKeys(path)).toThrow("There is no key");
+    expect(() => newKey("a b", ["infer"])).toThrow("cannot name a key");
+  });
+});
+
+it("speaks HTTPS with a certificate, and ends though a connection is silent", async () => {
+  const pem = (name: string) => readFileSync(new URL(`tls/${name}.pem`, import.meta.url), "utf8");
+  const { server } = await start({ tls: { cert: pem("cert"), key: pem("key") } });
+  expect(server.url).toMatch(/^https:/);
+  const status = await new Promise((resolve, reject) => {
+    get(`${server.url}/v1/models`, { ca: pem("cert") }, (answer) => resolve(answer.resume().statusCode)).on(
+      "error",
+      reject,
+    );
+  });
+  expect(status).toBe(200);
+  await expect(fetch(server.url.replace("https", "http"))).rejects.toThrow();
+});
+
+describe("pages of other origins", () => {
+  const preflight = (url: string, origin: string) =>
+    fetch(url, {
+      method: "OPTIONS",
+      headers: { origin, "access-control-request-method": "POST", "access-control-request-headers": "authorization" },
+    });
+
+  it("may call where they are named, preflights without a key", async () => {
+    const { server, post } = await start({ corsOrigins: ["https://app.example"], apiKeys: ["secret"] });
+    const allowed = await preflight(`${server.url}/v1/chat/completions`, "https://app.example");
+    expect([allowed.status, allowed.headers.get("access-control-allow-origin")]).toEqual([204, "https://app.example"]);
+    expect(allowed.headers.get("access-control-allow-headers")).toBe("authorization");
+    const origin = { origin: "https://app.example", authorization: "Bearer secret" };
+    const answer = await post("/v1/chat/completions", { ...chat, stream: true }, origin);
+    expect([answer.status, answer.headers.get("access-control-allow-origin")]).toEqual([200, "https://app.example"]);
+    expect((await post("/api/show", { model: "tiny" }, origin)).status).not.toBe(403);
+    const foreign = await preflight(`${server.url}/v1/chat/completions`, "https://evil.example");
+    expect([foreign.status, foreign.headers.get("access-control-allow-origin")]).toEqual([401, null]);
+  });
+
+  it("are told nothing otherwise", async () => {
+    const { server, post } = await start();
+    const answer = await preflight(`${server.url}/v1/chat/completions`, "https://app.example");
+    expect([answer.ok, answer.headers.get("access-control-allow-origin")]).toEqual([false, null]);
+    expect((await post("/api/show", { model: "tiny" }, { origin: "https://app.example" })).status).toBe(403);
+  });
+});
+
+it("writes who asked what, refusals too, and not what was said", async () => {
+  const path = join(folder(), "audit.jsonl");
+  const one = await start({ apiKeys: ["secret"], auditLog: path });
+  await (await one.post("/v1/chat/completions", chat, { authorization: "Bearer secret" })).text();
+  await one.post("/v1/chat/completions", chat, { authorization: "Bearer wrong" });
+  await one.server.close();
+  const text = readFileSync(path, "utf8");
+  const lines = text
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line));
+  expect(lines).toMatchObject([
+    {
+      key: "key-1",
+      route: "/v1/chat/completions",
+      status: 200,
+      model: "tiny",
+      generatedTokens: 4,
+      address: "127.0.0.1",
+    },
+    { key: null, route: "/v1/chat/completions", status: 401, model: null },
+  ]);
+  expect(text).not.toMatch(/secret|Hello|Hi/);
+  expect(statSync(path).mode & 0o077).toBe(0);
+});
+
+it("ends by finishing what runs, while those who come are told to come back", async () => {
+  const { engine, server, post } = await start({ script: letters, contextLength: 1 << 20, drainMs: 20_000 });
+  engine.pace = 20;
+  const running = post("/v1/chat/completions", { ...chat, max_tokens: 50 });
+  await until(() => engine.running === 1);
+  const closed = server.close();
+  const refused = await post("/v1/chat/completions", chat);
+  expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "10"]);
+  const ready = await fetch(`${server.url}/ready`);
+  expect([ready.status, ((await ready.json()) as { status: string }).status]).toEqual([503, "draining"]);
+  const answer = (await (await running).json()) as { choices: { finish_reason: string }[] };
+  expect(answer.choices[0].finish_reason).toBe("length");
+  await closed;
+});
