@@ -2,7 +2,7 @@
 // build/native/KEY/libmillrace-ISA.so, and build/native/manifest.json, which says where they are. Objects are kept by the
 // hash of all that goes into them, so an unchanged tree costs nothing.
 //
-//   node scripts/build-native.mjs [--isa auto|avx2|avx512vnni] [--all]
+//   node scripts/build-native.mjs [--isa auto|avx2|avx512vnni|amx] [--all]
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -25,11 +25,13 @@ const avx512vnni = [
   ...avx2,
   ..."-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -Wno-uninitialized -Wno-maybe-uninitialized".split(" "),
 ];
+const amx = [...avx512vnni, ..."-mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16".split(" ")];
 
 /** In order of preference, the best last; the bit is mr_probe's. */
 const variants = [
   { isa: "avx2", flags: avx2, bit: 1 },
   { isa: "avx512vnni", flags: avx512vnni, bit: 2 },
+  { isa: "amx", flags: amx, bit: 4 },
 ];
 
 class BuildError extends Error {}

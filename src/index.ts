@@ -42,6 +42,8 @@ export interface OpenOptions {
   readonly contextLength?: number;
   /** Number format of the key/value cache; by default f16. */
   readonly kvDtype?: KvDType;
+  /** The same request gives the same bits whatever runs beside it; of the CPUs only those with AMX need telling. */
+  readonly deterministic?: boolean;
   /** Requests (choices) that run at once; more wait. Default 16. */
   readonly maxSequences?: number;
   /** false: no tokens are guessed from the text and checked several in a step; the answers are the same. Default true. */
@@ -144,19 +146,13 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
   };
   const { name, path, package: own } = await new Store().resolve(model, { signal, report });
   const settings = settingsOf(own?.parameters ?? {});
-  const { device, kvDtype, maxSequences, lookup } = options;
+  const { device, kvDtype, deterministic, maxSequences, lookup } = options;
   const { threads = settings.threads, contextLength = settings.contextLength } = options;
   const adapters = Object.entries(options.adapters ?? {}).map(([name, path]) => ({ name, path }));
   const ofPackage = packageAdapters(own);
   const { session, engine, sampling } = await openSession({
     spec: {
-      path,
-      device,
-      threads,
-      contextLength,
-      kvDtype,
-      maxSequences,
-      lookup,
+      ...{ path, device, threads, contextLength, kvDtype, deterministic, maxSequences, lookup },
       adapters: [...adapters, ...ofPackage],
     },
     carrier: workerCarrier,

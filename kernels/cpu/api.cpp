@@ -58,7 +58,9 @@ bool derive(Program& p, Step& s, const int32_t* tokens) {
 }  // namespace
 
 const char* mr_isa() noexcept {
-#if defined(__AVX512F__)
+#if defined(__AMX_INT8__)
+  return "AMX";
+#elif defined(__AVX512F__)
   return "AVX-512";
 #else
   return "AVX2";
@@ -68,11 +70,11 @@ const char* mr_isa() noexcept {
 int mr_row_group() noexcept { return linear_row_group(); }
 int mr_token_group() noexcept { return linear_token_group(); }
 int mr_supports(int type, int cols) noexcept { return linear_supports(Storage(type), cols); }
-int mr_act(int type) noexcept { return int(linear_act(Storage(type))); }
+int mr_act(int type, int exact) noexcept { return int(linear_act(Storage(type), exact != 0)); }
 double mr_act_bytes(int kind, int tokens, int cols) noexcept { return double(linear_act_bytes(Act(kind), tokens, cols)); }
 
 double mr_packed_bytes(int type, int rows, int cols) noexcept {
-  const Weight w{nullptr, Storage(type), rows, cols};
+  const Weight w{nullptr, Storage(type), rows, cols, Act::f32};
   return double(weight_groups(w) * linear_group_bytes(w.type, cols));
 }
 

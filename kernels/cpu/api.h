@@ -11,7 +11,8 @@ MR_API const char* mr_isa() noexcept;
 MR_API int mr_row_group() noexcept;
 MR_API int mr_token_group() noexcept;
 MR_API int mr_supports(int type, int cols) noexcept;
-MR_API int mr_act(int type) noexcept;                                     // how the type wants its input prepared
+// How the type wants its input prepared; exact: with bits that depend on the row alone.
+MR_API int mr_act(int type, int exact) noexcept;
 MR_API double mr_act_bytes(int kind, int tokens, int cols) noexcept;
 MR_API double mr_packed_bytes(int type, int rows, int cols) noexcept;
 

@@ -1,8 +1,8 @@
 // Owns: a program that checks and times the matrix kernels alone, one binary an instruction set.
 //
 //   scripts/bench-linear.sh [ISA]            builds build/native/bench-linear-ISA
-//   bench-linear-avx2 check                  every type against plain scalar code; exit status 1 if anything is off
-//   bench-linear-avx2 speed [TYPE|all] [THREADS] [COLS]    GB/s at 1–16 tokens, GOP/s at 4–512
+//   bench-linear-avx2 check [TYPE|all]       every type against plain scalar code; exit status 1 if anything is off
+//   bench-linear-avx2 speed [TYPE|all] [THREADS] [COLS] [rounded]   GB/s at 1–16 tokens, GOP/s at 4–512
 //   bench-linear-avx2 decode [TYPE|all] [THREADS] [COLS]   GB/s at 1 token, beside the machine's own at that moment
 #include <algorithm>
 #include <atomic>
@@ -17,8 +17,9 @@
 #include <string>
 #include <thread>
 #include <vector>
-#include "linear.h"
+#include "linear_layout.h"
 #include "simd.h"
+#include "tile.h"
 
 using namespace mr;
 
@@ -137,7 +138,7 @@ struct Matrix {
   Matrix(const Format& f, int rows, int cols, const std::vector<uint8_t>& file)
       : groups((rows + linear_row_group() - 1) / linear_row_group()),
         bytes(size_t(groups) * linear_group_bytes(f.type, cols)),
-        w{bytes.data, f.type, rows, cols} {
+        w{bytes.data, f.type, rows, cols, linear_act(f.type, true)} {
     const int64_t row_bytes = int64_t(cols) / f.values * f.bytes;
     linear_pack(f.type, file.data(), row_bytes, 0, nullptr, rows, cols, 0, groups, bytes.data);
   }
@@ -156,7 +157,7 @@ std::vector<float> random_input(int tokens, int cols, uint32_t seed) {
 
 // What the kernels multiply with: x itself, or int8 with a scale for 32 values.
 std::vector<float> rounded_input(Storage type, std::vector<float> x) {
-  if (linear_act(type) == Act::f32) return x;
+  if (linear_act(type, true) == Act::f32) return x;
   for (size_t b = 0; b < x.size(); b += 32) {
     float top = 0;
     for (int i = 0; i < 32; i++) top = std::max(top, std::fabs(x[b + i]));
@@ -183,8 +184,8 @@ void check_type(const Format& f, int rows, int cols, int tokens) {
   expect(int64_t(m.bytes.size) <= int64_t(m.groups) * linear_row_group() * row_bytes * 103 / 100, name + " packed size");
 
   const auto x = random_input(tokens, cols, 7), xq = rounded_input(f.type, x);
-  const Act kind = linear_act(f.type);
-  Aligned<uint8_t> act(size_t(linear_act_bytes(kind, tokens, cols)));
+  const Act kind = linear_act(f.type, true);
+  Aligned<uint8_t> act(size_t(linear_act_bytes(kind, tokens, cols))), one(size_t(linear_act_bytes(kind, 1, cols)));
   linear_prepare(kind, x.data(), cols, tokens, cols, 0, tokens, act.data);
   Aligned<uint8_t> scratch(size_t(linear_scratch_bytes(cols)));
   const int ldy = rows + 3;
@@ -203,6 +204,14 @@ void check_type(const Format& f, int rows, int cols, int tokens) {
     for (int r = rows; r < ldy; r++) expect(y[size_t(t) * ldy + r] == 777.0f, name + " writes past the rows");
   }
   expect(worst < 2e-6, name + " error " + std::to_string(worst * 1e6) + "e-6 of the sum of magnitudes");
+
+  // The same bits as each token alone, by whatever kernel that takes.
+  for (int t = 0; t < tokens; t++) {
+    std::vector<float> alone(size_t(rows), 0.0f);
+    linear_prepare(kind, x.data() + size_t(t) * cols, cols, 1, cols, 0, 1, one.data);
+    linear_run(m.w, one.data, 1, 0, 1, 0, m.groups, alone.data(), rows, {bias.data(), false}, scratch.data);
+    expect(std::memcmp(alone.data(), &y[size_t(t) * ldy], size_t(rows) * 4) == 0, name + " bits of a token alone");
+  }
 
   // The same bits however the call is cut.
   const int step_t[] = {1, 2, 3, 5, 8, 13}, step_g[] = {1, 2, 3, 7};
@@ -223,9 +232,41 @@ void check_type(const Format& f, int rows, int cols, int tokens) {
       expect(twice[size_t(t) * ldy + r] == 2 * y[size_t(t) * ldy + r], name + " accumulate");
 }
 
+// Where bits may depend on the call: x and the weights' values in bf16, in pieces of whole tiles of tokens.
+void check_rounded(const Format& f, int rows, int cols, int tokens) {
+  const Act kind = linear_act(f.type, false);
+  if (kind == linear_act(f.type, true) || !linear_supports(f.type, cols)) return;
+  const std::string name = std::string(f.name) + " in bf16 " + std::to_string(rows) + "x" + std::to_string(cols);
+  const auto file = random_rows(f, rows, cols, 11);
+  Matrix m(f, rows, cols, file);
+  m.w.act = kind;
+  const auto round = [](float x) { return to_float(from_float<bf16>(x)); };
+  const auto x = random_input(tokens, cols, 7), bias = random_input(1, rows, 5);
+  Aligned<uint8_t> act(size_t(linear_act_bytes(kind, tokens, cols))), scratch(size_t(linear_scratch_bytes(cols)));
+  std::memset(act.data, 0xff, act.size);  // NaN, in the tokens that only fill a tile up
+  linear_prepare(kind, x.data(), cols, tokens, cols, 0, tokens, act.data);
+  std::vector<float> y(size_t(tokens) * rows), pieces = y;
+  linear_run(m.w, act.data, tokens, 0, tokens, 0, m.groups, y.data(), rows, {bias.data(), false}, scratch.data);
+  double worst = 0;
+  for (int r = 0; r < rows; r++)
+    for (int t = 0; t < tokens; t++) {
+      double sum = bias[size_t(r)], size = std::fabs(sum);
+      for (int k = 0; k < cols; k++) {
+        const double p = double(round(value(f, &file[size_t(r) * (cols / f.values) * f.bytes], k))) * round(x[size_t(t) * cols + k]);
+        sum += p, size += std::fabs(p);
+      }
+      worst = std::max(worst, std::fabs(y[size_t(t) * rows + r] - sum) / size);
+    }
+  expect(worst < 2e-5, name + " error " + std::to_string(worst * 1e6) + "e-6 of the sum of magnitudes");
+  for (int t = 0; t < tokens; t += 23)
+    for (int g = 0; g < m.groups; g++)
+      linear_run(m.w, act.data, tokens, t, std::min(t + 23, tokens), g, g + 1, pieces.data(), rows, {bias.data(), false}, scratch.data);
+  expect(std::memcmp(y.data(), pieces.data(), y.size() * 4) == 0, name + " bits change in pieces");
+}
+
 // The largest codes and inputs in the unluckiest arrangement: the integer sums must not saturate or wrap.
 void check_extremes(const Format& f) {
-  if (linear_act(f.type) == Act::f32) return;
+  if (linear_act(f.type, true) == Act::f32) return;
   const int cols = 512, rows = 16, tokens = 9;
   for (int variant = 0; variant < 6; variant++) {
     auto file = random_rows(f, rows, cols, 3);
@@ -266,7 +307,7 @@ void check_not_finite(const Format& f) {
     auto x = random_input(tokens, cols, 9);
     x[size_t(bad_token) * cols + 77] = bad;
     const Matrix m(f, rows, cols, file);
-    const Act kind = linear_act(f.type);
+    const Act kind = linear_act(f.type, true);
     Aligned<uint8_t> act(size_t(linear_act_bytes(kind, tokens, cols))), scratch(size_t(linear_scratch_bytes(cols)));
     linear_prepare(kind, x.data(), cols, tokens, cols, 0, tokens, act.data);
     std::vector<float> y(size_t(tokens) * rows);
@@ -278,14 +319,26 @@ void check_not_finite(const Format& f) {
   }
 }
 
-void check() {
+bool asked(const Format& f, const char* only) {
+  return !only || std::strcmp(only, "all") == 0 || std::strcmp(only, f.name) == 0;
+}
+
+#if defined(MR_EMULATE_TILES)
+constexpr bool thorough = false;  // plain loops in the place of a processor's tiles take their time
+#else
+constexpr bool thorough = true;
+#endif
+
+void check(const char* only) {
   for (const Format& f : formats) {
+    if (!asked(f, only)) continue;
     const int before = failures;
-    for (int rows : {1, 7, 16, 40, 67})
-      for (int cols : {256, 512, 576, 640, 1536})
-        for (int tokens : {1, 2, 3, 4, 6, 17}) check_type(f, rows, cols, tokens);
-    check_type(f, 19, 2304, 150);
+    for (int rows : thorough ? std::vector{1, 7, 16, 40, 67} : std::vector{7, 40})
+      for (int cols : thorough ? std::vector{256, 512, 576, 640, 1536} : std::vector{256, 640})
+        for (int tokens : thorough ? std::vector{1, 2, 3, 4, 6, 17} : std::vector{4, 6, 17}) check_type(f, rows, cols, tokens);
+    check_type(f, 19, 2304, thorough ? 150 : 35);
     check_type(f, 50, 7, 5);
+    for (int cols : {256, 640, 4352}) check_rounded(f, 45, cols, 70);
     check_extremes(f);
     check_not_finite(f);
     std::printf("%-5s %s\n", f.name, failures == before ? "ok" : "FAILED");
@@ -338,21 +391,21 @@ double read_bandwidth(int threads) {
 
 // A matrix of some 100 MB, to stream from memory, whose first rows are also timed from the cache.
 struct Timing {
-  Timing(const Format& f, int threads, int cols)
+  Timing(const Format& f, int threads, int cols, bool exact)
       : threads(threads), cols(cols), rows(int((100 << 20) / (double(cols) / f.values * f.bytes)) / 1024 * 1024),
         packed(size_t(rows / linear_row_group()) * linear_group_bytes(f.type, cols)),
-        act(size_t(linear_act_bytes(linear_act(f.type), 512, cols))),
+        act(size_t(linear_act_bytes(linear_act(f.type, exact), 512, cols))),
         scratch(size_t(linear_scratch_bytes(cols)) * size_t(threads)), y(size_t(16) * rows + 512 * 512),
-        w{packed.data, f.type, rows, cols} {
+        w{packed.data, f.type, rows, cols, linear_act(f.type, exact)}, x(random_input(512, cols, 3)) {
     const auto file = random_rows(f, 1024, cols, 1);
     std::vector<int32_t> map(static_cast<size_t>(rows));
     for (int i = 0; i < rows; i++) map[size_t(i)] = i % 1024;
     linear_pack(f.type, file.data(), int64_t(cols) / f.values * f.bytes, 0, map.data(), rows, cols, 0,
                 rows / linear_row_group(), packed.data);
-    linear_prepare(linear_act(f.type), random_input(512, cols, 3).data(), cols, 512, cols, 0, 512, act.data);
   }
   double run(int n, int some, int repeat) {
     const int all = some / linear_row_group();
+    linear_prepare(w.act, x.data(), cols, n, cols, 0, n, act.data);
     return seconds([&](int i) {
              for (int k = 0; k < repeat; k++)
                linear_run(w, act.data, n, 0, n, all * i / threads, all * (i + 1) / threads, y.data, some,
@@ -363,18 +416,45 @@ struct Timing {
   Aligned<uint8_t> packed, act, scratch;
   Aligned<float> y;
   Weight w;
+  std::vector<float> x;
 };
 
-bool asked(const Format& f, const char* only) {
-  return !only || std::strcmp(only, "all") == 0 || std::strcmp(only, f.name) == 0;
+#if defined(__AMX_INT8__)
+// What the tiles do with their operands in the first-level cache: 2 × 2 products, operations a second.
+template <bool Bf16>
+double tile_rate(int threads) {
+  constexpr int turns = 20000;
+  return 4.0 * turns * threads * 2 * 16 * 16 * (Bf16 ? 32 : 64) / seconds([](int) {
+           alignas(64) static thread_local uint8_t data[4][1024] = {};
+           TileShapes shapes;
+           for (int i = 0; i < 8; i++) shapes.set(i, 16, 64);
+           tiles_begin(shapes);
+           tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+           const auto dots = []<int C, int A, int B>() {
+             if constexpr (Bf16) tile_dot_bf16<C, A, B>();
+             else tile_dot_i8<C, A, B>();
+           };
+           for (int i = 0; i < turns; i++) {
+             tile_load<4>(data[0], 64), tile_load<5>(data[1], 64), tile_load<6>(data[2], 64), tile_load<7>(data[3], 64);
+             dots.template operator()<0, 4, 6>(), dots.template operator()<1, 4, 7>();
+             dots.template operator()<2, 5, 6>(), dots.template operator()<3, 5, 7>();
+           }
+           tiles_end();
+         }, threads);
 }
+#endif
 
-void speed(const char* only, int threads, int cols) {
-  std::printf("%d threads, prefetched read %.1f GB/s\n", threads, read_bandwidth(threads) / 1e9);
+void speed(const char* only, int threads, int cols, bool exact) {
+  std::printf("%d threads, %d columns, %s, prefetched read %.1f GB/s\n", threads, cols, exact ? "exact" : "rounded",
+              read_bandwidth(threads) / 1e9);
+#if defined(__AMX_INT8__)
+  if (have_tiles())
+    std::printf("tiles: %.0f GOP/s of bytes, %.0f of bf16\n", tile_rate<false>(threads) / 1e9, tile_rate<true>(threads) / 1e9);
+#endif
   std::printf("%-5s | GB/s of weights at n = 1      2      4      8     16 | from cache 1 | GOP/s n = 4     16     64    512\n", "");
   for (const Format& f : formats) {
     if (!asked(f, only) || !linear_supports(f.type, cols)) continue;
-    Timing m(f, threads, cols);
+    Timing m(f, threads, cols, exact);
     const int small = 512;
     std::printf("%-5s |                     ", f.name);
     for (int n : {1, 2, 4, 8, 16}) std::printf(" %6.1f", double(m.packed.size) / m.run(n, m.rows, 1) / 1e9);
@@ -389,7 +469,7 @@ void speed(const char* only, int threads, int cols) {
 void decode(const char* only, int threads, int cols) {
   for (const Format& f : formats) {
     if (!asked(f, only) || !linear_supports(f.type, cols)) continue;
-    Timing m(f, threads, cols);
+    Timing m(f, threads, cols, true);
     std::printf("%-5s", f.name);
     for (int round = 0; round < 3; round++) {
       const double roof = read_bandwidth(threads), got = double(m.packed.size) / m.run(1, m.rows, 1);
@@ -406,8 +486,8 @@ int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "check";
   const char* type = argc > 2 ? argv[2] : nullptr;
   const int threads = argc > 3 ? std::atoi(argv[3]) : 2, cols = argc > 4 ? std::atoi(argv[4]) : 2048;
-  if (mode == "speed") speed(type, threads, cols);
+  if (mode == "speed") speed(type, threads, cols, argc <= 5 || std::strcmp(argv[5], "rounded") != 0);
   else if (mode == "decode") decode(type, threads, cols);
-  else check();
+  else check(type);
   return failures ? 1 : 0;
 }

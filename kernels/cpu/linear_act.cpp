@@ -1,7 +1,10 @@
-// Owns: what the weights' kinds want of their input: int8 with a scale for 32 values, or f32 as it is.
+// Owns: what the weights' kinds want of their input: int8 with a scale for 32 values,
+// bf16 in tiles, or f32 as it is.
+#include <algorithm>
 #include <cstring>
 #include "linear_layout.h"
 #include "linear_simd.h"
+#include "tile.h"
 
 namespace mr {
 namespace {
@@ -45,25 +48,44 @@ void quantize(const float* x, ActBlock& out) {
   out.first_sums = split_bytes ? half : total(half);
 }
 
+// 32 values to bf16, round to nearest even.
+void round_bf16(const float* x, bf16* out) {
+#if defined(__AVX512BF16__)
+  istore(out, (vi)_mm512_cvtne2ps_pbh(vload(x + 16), vload(x)));
+#else
+  for (int i = 0; i < 32; i++) out[i] = from_float<bf16>(x[i]);
+#endif
+}
+
+bool is_q8(Act kind) { return kind == Act::q8 || kind == Act::q8_or_bf16; }
+
 }  // namespace
 
-Act linear_act(Storage type) { return float_bytes(type) ? Act::f32 : Act::q8; }
+Act linear_act(Storage type, bool exact) {
+  const bool rounded = has_tiles && !exact;
+  if (float_bytes(type)) return rounded && type == Storage::BF16 ? Act::f32_or_bf16 : Act::f32;
+  return rounded ? Act::q8_or_bf16 : Act::q8;
+}
 
 int64_t linear_act_bytes(Act kind, int32_t tokens, int32_t cols) {
-  return int64_t(tokens) * (kind == Act::q8 ? cols / 32 * int64_t(sizeof(ActBlock)) : cols * int64_t(4));
+  const int64_t plain = tokens * (is_q8(kind) ? cols / 32 * int64_t(sizeof(ActBlock)) : cols * int64_t(4));
+  return bf16_for(kind, tokens, cols) ? std::max(plain, int64_t(tokens + 15) / 16 * cols * 32) : plain;
 }
 
 int linear_token_group() { return 1; }
 
 void linear_prepare(Act kind, const float* x, int64_t ldx, int32_t tokens, int32_t cols, int32_t t0, int32_t t1,
                     void* act) {
-  (void)tokens;
+  const int blocks = cols / 32;
+  const bool rounded = bf16_for(kind, tokens, cols);
   for (int64_t t = t0; t < t1; t++) {
     const float* from = x + t * ldx;
-    if (kind == Act::f32) {
+    if (rounded) {
+      bf16* to = static_cast<bf16*>(act) + t / 16 * blocks * 512 + t % 16 * 32;
+      for (int b = 0; b < blocks; b++) round_bf16(from + 32 * b, to + 512 * b);
+    } else if (!is_q8(kind)) {
       std::memcpy(static_cast<float*>(act) + t * cols, from, size_t(cols) * 4);
     } else {
-      const int blocks = cols / 32;
       ActBlock* to = static_cast<ActBlock*>(act) + t * blocks;
       for (int b = 0; b < blocks; b++) quantize(from + 32 * b, to[b]);
     }

@@ -32,7 +32,7 @@ inline void load_codes(const uint8_t* sub, int j, vi& low, vi& high) {
   }
 }
 
-// What multiplies and offsets the codes of R rows in one sub-block: f32 scale and min; int8 scales of either half.
+// What multiplies and offsets the codes of R rows in one sub-block: f32 scale and min; what scale_int8 makes of either half's.
 struct SubScales {
   vf scale, min;
   vi half[2];
@@ -101,15 +101,44 @@ inline void dot_pair(dot a[], vi low, vi high, vi x_low, vi x_high) {
 
 template <class L>
 inline void dot_finish(const dot a[], const SubScales& w, const ActBlock& x, vf& y) {
-  vi sum;
+  vf sum;
   if constexpr (halves<L>)
-    sum = iadd32(dot_end(a[0], w.half[0]), dot_end(a[1], w.half[1]));
+    sum = dot_halves(a, w.half);
   else if constexpr (split<L>)
-    sum = iadd32(dot_end(a[0]), dot_end(a[1], iset32(16 << 16 | 16)));
+    sum = to_vf(dot_nibbles(a));
   else
-    sum = dot_end(a[0]);
-  y = vfma(to_vf(sum), vmul(w.scale, vset(x.scale)), y);
+    sum = to_vf(dot_end(a[0]));
+  y = vfma(sum, vmul(w.scale, vset(x.scale)), y);
   if constexpr (L::has_min) y = vfma(w.min, vset(x.sum), y);
+}
+
+// Formats that differ only in how the file keeps their scales share a kernel over panels.
+template <class L>
+using Unpacked = BlockLayout<32, L::bits, L::zero, L::has_min, L::scales == Scales::int8 ? Scales::int8 : Scales::f16>;
+
+// The packed bytes of the next panel, which are asked for while the tiles of this one compute: memory and arithmetic
+// work at the same time. The same range of each of `groups` groups, `stride` apart.
+struct Ahead {
+  const uint8_t *at, *end;
+  int64_t stride;
+  int groups;
+  void step() {
+    if (at >= end) return;
+    for (int g = 0; g < groups; g++)
+      for (int i = 0; i < 2; i++) _mm_prefetch(reinterpret_cast<const char*>(at + g * stride + 64 * i), _MM_HINT_T0);
+    at += 128;
+  }
+};
+
+// Behind the panel of blocks [b, b + step) of V groups from g on: the next slab, or the first of the groups that follow.
+template <class L>
+Ahead ahead_of(const RunArgs& a, int g, int groups, int b, int step, int64_t group_bytes) {
+  const int blocks = a.w.cols / 32;
+  const bool last = b + step >= blocks;
+  const uint8_t* group = a.w.data + (last ? g + groups : g) * group_bytes;
+  const auto offset = [&](int block) { return int64_t(block / L::subs) * L::bytes * R; };
+  const int from = last ? 0 : b + step, to = from + step < blocks ? from + step : blocks;
+  return {group + offset(from), group + offset(to), group_bytes, groups};
 }
 
 }  // namespace mr

@@ -95,7 +95,21 @@ struct ActBlock {
 };
 static_assert(sizeof(ActBlock) == 48);
 
-// linear_run's arguments, and its parts in linear_q8.cpp, linear_panel.cpp and linear_float.cpp.
+// Up to this many tokens go straight through the packed weights.
+constexpr int direct_tokens = 4;
+// Whether this build and this process have tile registers (AMX).
+bool have_tiles();
+
+// Whether a call's input is rounded to bf16: tiles of 16 tokens × 32 values, those of the same tokens one after another.
+// With fewer tokens it costs more to widen a block's codes than their exact sums cost.
+constexpr int bf16_tokens = 64;
+inline bool bf16_for(Act kind, int tokens, int cols) {
+  const bool enough = kind == Act::f32_or_bf16 ? tokens > direct_tokens : kind == Act::q8_or_bf16 && tokens >= bf16_tokens;
+  return enough && cols % 32 == 0 && have_tiles();
+}
+
+// linear_run's arguments, and its parts in linear_q8.cpp, linear_panel.cpp, linear_tile.cpp and
+// linear_float.cpp.
 struct RunArgs {
   const Weight& w;
   const void* act;
@@ -107,7 +121,8 @@ struct RunArgs {
 };
 void run_q8(const RunArgs& args);
 void run_panels(const RunArgs& args);
+void run_tiles(const RunArgs& args);
 void run_float(const RunArgs& args);
-extern const int64_t panel_scratch_bytes;
+extern const int64_t panel_scratch_bytes, tile_scratch_bytes;
 
 }  // namespace mr

@@ -23,10 +23,6 @@ constexpr int max_tile = 4, slab_blocks = 24;
 constexpr int max_tokens = 128;
 constexpr int64_t act_budget = 192 << 10;  // bytes of activations that a run of tokens may hold in the cache
 
-// Formats that differ only in how the file keeps their scales share a kernel.
-template <class L>
-using Unpacked = BlockLayout<32, L::bits, L::zero, L::has_min, L::scales == Scales::int8 ? Scales::int8 : Scales::f16>;
-
 // Two accumulators a token fill the registers: two groups, or the two sums of one.
 template <class L>
 constexpr int max_groups = accumulators<L> == 1 ? 2 : 1;
@@ -76,28 +72,13 @@ inline SubScales panel_scales(const uint8_t* at) {
   return w;
 }
 
-// The packed bytes of the next panel, which are asked for while the tiles of this one compute: memory and arithmetic
-// work at the same time. The same range of each group, `stride` apart.
-struct Ahead {
-  const uint8_t *at, *end;
-  int64_t stride;
-  template <int V>
-  void step() {
-    for (int v = 0; v < V; v++) {
-      _mm_prefetch(reinterpret_cast<const char*>(at + v * stride), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(at + v * stride + 64), _MM_HINT_T0);
-    }
-    at = std::min(at + 128, end);
-  }
-};
-
 // Adds T tokens' sums over the panel's blocks to acc[t][v][R]; x: T rows of `stride` records.
 template <class L, int T, int V>
 void tile(const uint8_t* panel, int blocks, const ActBlock* x, int64_t stride, float* acc, Ahead& next) {
   constexpr int A = V * accumulators<L>;
   constexpr int column = block_vectors<L> * VB;
   for (int b = 0; b < blocks; b++, panel += V * column, x++) {
-    next.step<V>();
+    next.step();
     dot a[T][A];
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++)
@@ -158,12 +139,7 @@ void panel_run(const RunArgs& a, int t0, int t1, int g) {
   for (int b = 0; b < blocks; b += step) {
     const int count = std::min(step, blocks - b);
     expand<L, V>(a.w.data + g * group_bytes, group_bytes, b, b + count, panel);
-    // After the last slab: the first of the groups that follow.
-    const bool last = b + step >= blocks;
-    const uint8_t* next_group = a.w.data + (last ? g + V : g) * group_bytes;
-    const auto offset = [&](int block) { return int64_t(block / L::subs) * L::bytes * R; };
-    const int from = last ? 0 : b + step, to = std::min(from + step, blocks);
-    Ahead next{next_group + offset(from), next_group + offset(to), group_bytes};
+    Ahead next = ahead_of<L>(a, g, V, b, step, group_bytes);
     const ActBlock* x = static_cast<const ActBlock*>(a.act) + b;
     int t = t0;
     const auto tiles = [&]<int T>() {

@@ -77,7 +77,7 @@ void direct_groups(const RunArgs& a, int64_t group_bytes) {
 }  // namespace
 
 void run_q8(const RunArgs& a) {
-  if (a.t1 - a.t0 > 4) return run_panels(a);
+  if (a.t1 - a.t0 > direct_tokens) return run_panels(a);
   const int64_t group_bytes = linear_group_bytes(a.w.type, a.w.cols);
   for_block_format(a.w.type, [&]<Storage S>() {
     using L = Layout<S>;

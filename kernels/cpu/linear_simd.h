@@ -38,6 +38,12 @@ inline vi iload_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si1
 inline vi iload_s8(const uint8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 inline vi iright32(vi a, int n) { return _mm512_srli_epi32(a, unsigned(n)); }
 inline vi ileft32(vi a, int n) { return _mm512_slli_epi32(a, unsigned(n)); }
+// | R values of 2 bytes | R more | to R pairs of them.
+inline vi ipairs(vi a) {
+  const vi order = _mm512_setr_epi32(0x100000, 0x110001, 0x120002, 0x130003, 0x140004, 0x150005, 0x160006, 0x170007,
+                                     0x180008, 0x190009, 0x1a000a, 0x1b000b, 0x1c000c, 0x1d000d, 0x1e000e, 0x1f000f);
+  return _mm512_permutexvar_epi16(order, a);
+}
 
 using dot = __m512i;
 inline dot dot_zero() { return _mm512_setzero_si512(); }
@@ -45,9 +51,13 @@ inline dot dot_zero() { return _mm512_setzero_si512(); }
 inline dot dot_centre(int32_t sums, int zero) { return iset32(-sums * zero); }
 inline dot dot_step(dot acc, vi codes, vi x) { return _mm512_dpbusd_epi32(acc, codes, x); }
 inline vi dot_end(dot acc) { return acc; }
-// Times an int8 a row, as scale_int8 prepares them.
-inline vi scale_int8(const uint8_t* p) { return iload_s8(p); }
-inline vi dot_end(dot acc, vi scale) { return _mm512_mullo_epi32(acc, scale); }
+vi dot_nibbles(const dot sums[2]);  // nobody's here: split_bytes is false
+// Sums of 16 values of 6 bits times an int8 a row, both halves, as scale_int8 prepares the latter: below 2^24 in size,
+// so exact in f32 too, where multiplying is cheaper.
+inline vi scale_int8(const uint8_t* p) { return _mm512_castps_si512(to_vf(iload_s8(p))); }
+inline vf dot_halves(const dot sums[2], const vi scales[2]) {
+  return vfma(to_vf(sums[1]), _mm512_castsi512_ps(scales[1]), vmul(to_vf(sums[0]), _mm512_castsi512_ps(scales[0])));
+}
 
 #else
 
@@ -66,6 +76,10 @@ inline vi iload_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi
 inline vi iload_s8(const uint8_t* p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
 inline vi iright32(vi a, int n) { return _mm256_srli_epi32(a, n); }
 inline vi ileft32(vi a, int n) { return _mm256_slli_epi32(a, n); }
+inline vi ipairs(vi a) {
+  const __m128i first = _mm256_castsi256_si128(a), second = _mm256_extracti128_si256(a, 1);
+  return _mm256_set_m128i(_mm_unpackhi_epi16(first, second), _mm_unpacklo_epi16(first, second));
+}
 
 using dot = __m256i;
 inline dot dot_zero() { return _mm256_setzero_si256(); }
@@ -83,6 +97,11 @@ inline vi scale_int8(const uint8_t* p) {
   return ior(_mm256_slli_epi32(s, 16), iand(s, iset32(0xffff)));
 }
 inline vi dot_end(dot acc, vi scale) { return _mm256_madd_epi16(acc, scale); }
+// Of 8-bit codes: the sums over their low and their high nibbles.
+inline vi dot_nibbles(const dot sums[2]) { return iadd32(dot_end(sums[0]), dot_end(sums[1], iset32(16 << 16 | 16))); }
+inline vf dot_halves(const dot sums[2], const vi scales[2]) {
+  return to_vf(iadd32(dot_end(sums[0], scales[0]), dot_end(sums[1], scales[1])));
+}
 
 #endif
 

@@ -13,7 +13,7 @@ uint64_t enabled_state() {
 
 }  // namespace
 
-// Bit 0: the avx2 variant; bit 1: the avx512vnni variant.
+// Bit 0: the avx2 variant; bit 1: the avx512vnni variant; bit 2: the amx variant.
 extern "C" __attribute__((visibility("default"))) int mr_probe() {
   uint32_t a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
@@ -24,6 +24,11 @@ extern "C" __attribute__((visibility("default"))) int mr_probe() {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
   const bool avx2 = b >> 5 & 1, bmi = (b >> 3 & 1) && (b >> 8 & 1);
   const bool avx512 = (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1), vnni = c >> 11 & 1;
+  // Tiles with bytes and bf16, and the system keeps their state.
+  const bool amx = (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1) && (state & 0x60000) == 0x60000;
   const bool base = fma && avx && half && avx2 && bmi && ymm;
-  return int(base) | int(base && avx512 && vnni && zmm) << 1;
+  const bool wide = base && avx512 && vnni && zmm;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) a = 0;
+  const bool bf16 = a >> 5 & 1;
+  return int(base) | int(wide) << 1 | int(wide && amx && bf16) << 2;
 }

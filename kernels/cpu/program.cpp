@@ -176,6 +176,7 @@ Program::Program(const double* description, int64_t length)
     : pool(read_threads(description, length)) {
   Reader r(description, description + length);
   r.number();  // threads
+  const bool exact = r.integer() != 0;
   max_tokens = r.integer();
   max_rows = r.integer();
   vocab = r.integer();
@@ -197,7 +198,8 @@ Program::Program(const double* description, int64_t length)
   int64_t total = 0;
   std::vector<int64_t> offsets;
   for (int n = r.integer(); n > 0; n--) {
-    Weight w{nullptr, Storage(r.integer()), r.integer(), r.integer()};
+    Weight w{nullptr, Storage(r.integer()), r.integer(), r.integer(), Act::f32};
+    w.act = linear_act(w.type, exact);
     offsets.push_back(total);
     total += align64(weight_groups(w) * linear_group_bytes(w.type, w.cols));
     weights.push_back(w);

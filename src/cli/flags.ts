@@ -38,6 +38,7 @@ export interface DeviceFlags {
   /** Tokens. */
   readonly ctx?: number;
   readonly kvDtype?: KvDType;
+  readonly deterministic?: boolean;
   /** false: guess nothing. */
   readonly lookup?: boolean;
 }
@@ -60,6 +61,10 @@ export function addDeviceFlags(command: Command): Command {
     .option("--no-lookup", "never guess tokens from the text and check several in a step (the answers are the same)")
     .addOption(
       new Option("--kv-dtype <type>", "number format of the KV cache (default: f16)").choices(["f16", "bf16", "f32"]),
+    )
+    .option(
+      "--deterministic",
+      "the same request gives the same bits whatever runs beside it (on a CPU only those with AMX need telling)",
     );
 }
 

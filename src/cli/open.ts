@@ -56,6 +56,7 @@ export async function openModel(
     lookup: flags.lookup,
     maxSequences: flags.sequences,
     contextLength: flags.ctx ?? settings.contextLength,
+    deterministic: flags.deterministic,
     adapters,
   };
   const { session, engine, sampling } = await openSession({ carrier: workerCarrier, spec, template: own?.template });

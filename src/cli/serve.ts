@@ -126,6 +126,7 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
     threads,
     ctx: contextLength,
     kvDtype,
+    deterministic,
     lookup,
     maxSequences,
     maxWaiting,
@@ -139,7 +140,8 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
   void stopping.then(() => controller.abort());
   const server = await serve({
     models: models.map((model) => ({ model, ...(flags.id === undefined ? {} : { id: flags.id }) })),
-    ...{ host, port, apiKeys, device, threads, contextLength, kvDtype, lookup, maxSequences, maxWaiting, maxLoaded },
+    ...{ host, port, apiKeys, device, threads, contextLength, kvDtype, deterministic, lookup },
+    ...{ maxSequences, maxWaiting, maxLoaded },
     keepAliveMs: flags.keepAlive,
     keys: flags.keyFile === undefined ? [] : readKeys(flags.keyFile),
     tls: tlsOf(flags),

@@ -17,7 +17,7 @@ export interface DeviceInfo {
   readonly ownMemory?: boolean;
   /** Tokens a page, preferred by the device's attention kernels. */
   readonly pageTokens: number;
-  /** The same request gives the same bits whatever runs beside it (DESIGN section 4). */
+  /** The same request gives the same bits whatever runs beside it, also without Limits.deterministic. */
   readonly rowInvariant: boolean;
   /** Tokens of one step at most that make good use of it, and steps in flight; hosts have defaults for a CPU. */
   readonly stepTokens?: number;
@@ -44,6 +44,7 @@ export interface Limits {
   readonly threads: number;
   /** Steps that may be in flight at once: 1, 2 or 3. */
   readonly depth: number;
+  /** Asks for row invariance of devices whose fastest arithmetic has none. */
   readonly deterministic: boolean;
   /** LoRA adapters that may be loaded at once. */
   readonly adapterSlots: number;

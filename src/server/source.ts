@@ -21,6 +21,7 @@ export interface LoadSettings {
   /** Of a model whose caller does not say. */
   readonly contextLength?: number;
   readonly kvDtype?: LoadSpec["kvDtype"];
+  readonly deterministic?: boolean;
   readonly lookup?: boolean;
   readonly maxSequences?: number;
   /** Choices that may wait for one model beyond those that run; more are a 429. Default 256. */
@@ -81,11 +82,11 @@ function localModel(one: Package): LocalModel {
 
 async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSettings): Promise<Loaded> {
   const { id, path } = model;
-  const { device, kvDtype, lookup, maxSequences, maxWaiting = 256 } = settings;
+  const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256 } = settings;
   const { threads, memoryBytes, signal, contextLength = settings.contextLength } = grant;
   const adapters = packageAdapters(model.package);
   const { session, engine, label, fileBytes } = await openSession({
-    spec: { path, adapters, device, threads, contextLength, kvDtype, lookup, maxSequences, memoryBytes },
+    spec: { path, adapters, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
     carrier: () => processCarrier((pid) => settings.onEngineStart?.(id, pid)),
     template: model.package?.template,
     adapter: adapters[0]?.name,

@@ -1,5 +1,5 @@
 // The matrix kernels alone, by their own program (kernels/cpu/bench_linear.cpp): every storage type against plain scalar
-// code, for each instruction set that this processor has.
+// code, for each instruction set that this processor has; those for tile registers also with these in plain loops.
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -20,6 +20,8 @@ const hasCompiler = (() => {
 for (const [isa, flag] of [
   ["avx2", "avx2"],
   ["avx512vnni", "avx512_vnni"],
+  ["amx", "amx_int8"],
+  ["tiles", "avx2"],
 ] as const) {
   const missing = !hasCompiler
     ? "no C++ compiler"

@@ -36,7 +36,8 @@ export class CpuDevice implements Device {
       description: `${cpus()[0]?.model.trim() ?? "CPU"}, ${this.native.isa()}, ${cpus().length} cores`,
       memoryBytes: freeMemory(),
       pageTokens,
-      rowInvariant: true,
+      // Tiles round to bf16 in long steps, unless Limits.deterministic forbids it.
+      rowInvariant: this.native.isa() !== "AMX",
       ops: loweredOps,
     };
   }
@@ -105,6 +106,7 @@ function describe(
 ): Float64Array {
   const numbers = [
     limits.threads,
+    limits.deterministic ? 1 : 0,
     limits.maxTokens,
     limits.maxRows,
     plan.vocabSize,

@@ -102,7 +102,7 @@ export class Lowering {
     const biasAt = bias ? this.weights.vector(bias) : -1;
     const segments = stacked(this.weights.matrix(weight), (packed, row) => ({
       weight: packed.index,
-      act: this.prepare(x, this.native.act(storageCode(packed.piece.type))),
+      act: this.prepare(x, this.native.act(storageCode(packed.piece.type), this.limits.deterministic)),
       y: { area: y, floats: row },
       stride: y.stride,
       bias: bias ? biasAt + row : -1,
@@ -233,7 +233,9 @@ export class Lowering {
     const y: Area = { bytes: 4 * vocab * tile, stride: vocab, offset: 0 };
     this.activations.set(node.outputs.y.name, { area: y, rows: true, width: vocab });
     const pieces = this.weights.matrix(weight);
-    const kinds = [...new Set(pieces.map((p) => this.native.act(storageCode(p.piece.type))))];
+    const kinds = [
+      ...new Set(pieces.map((p) => this.native.act(storageCode(p.piece.type), this.limits.deterministic))),
+    ];
     const acts = kinds.map((kind): Area => ({ bytes: this.native.actBytes(kind, tile, width), stride: 0, offset: 0 }));
     const { scale, softcap } = node.params as { scale: number; softcap?: number };
     const numbers = [scale, softcap ?? 0, bias ? this.weights.vector(bias) : -1, kinds.length];
@@ -241,7 +243,7 @@ export class Lowering {
     const args: Argument[] = [from, from.stride, width, tile, tileX, y, ...numbers, ...made];
     const segments = stacked(pieces, (packed, row) => ({
       weight: packed.index,
-      act: acts[kinds.indexOf(this.native.act(storageCode(packed.piece.type)))],
+      act: acts[kinds.indexOf(this.native.act(storageCode(packed.piece.type), this.limits.deterministic))],
       y: { area: y, floats: row },
       stride: vocab,
       bias: -1,

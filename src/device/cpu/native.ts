@@ -14,7 +14,8 @@ export interface Native {
   tokenGroup(): number;
   rowGroup(): number;
   supports(type: number, cols: number): boolean;
-  act(type: number): number;
+  /** exact: with bits that depend on the row alone. */
+  act(type: number, exact: boolean): number;
   actBytes(kind: number, tokens: number, cols: number): number;
   packedBytes(type: number, rows: number, cols: number): number;
   /** Throws UserError with the native side's message. */
@@ -126,6 +127,7 @@ interface Manifest {
 
 /** Best first; bits are mr_probe's. */
 const variants = [
+  { isa: "amx", bit: 4 },
   { isa: "avx512vnni", bit: 2 },
   { isa: "avx2", bit: 1 },
 ];
@@ -167,6 +169,7 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
   const i32 = "const int32_t*";
   const f32 = "const float*";
   const func = (name: string, result: string, args: string[]) => lib.func(`mr_${name}`, result, args);
+  const act = func("act", "int", ["int", "int"]);
   const create = func("create", "void*", ["const double*", "double", "void*", "int"]);
   const quantize = func("quantize", "int", ["int", "const uint8_t*", "double", "int", "uint8_t*", "int"]);
   const supports = func("supports", "int", ["int", "int"]);
@@ -175,7 +178,7 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
     tokenGroup: func("token_group", "int", []),
     rowGroup: func("row_group", "int", []),
     supports: (type, cols) => supports(type, cols) !== 0,
-    act: func("act", "int", ["int"]),
+    act: (type, exact) => act(type, exact ? 1 : 0),
     actBytes: func("act_bytes", "double", ["int", "int", "int"]),
     packedBytes: func("packed_bytes", "double", ["int", "int", "int"]),
     create(description) {
