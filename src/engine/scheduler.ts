@@ -51,6 +51,8 @@ export class Scheduler {
     private readonly limits: StepLimits,
     private readonly prefixCache: boolean,
     private readonly onAdmitted: (sequence: Sequence) => void,
+    /** True: more of its prefix is on its way; it is `fetching` until that is in the cache. */
+    private readonly fetch: (sequence: Sequence) => boolean = () => false,
   ) {
     this.freeSlots = Array.from({ length: limits.slots }, (_, i) => limits.slots - 1 - i);
   }
@@ -125,7 +127,7 @@ export class Scheduler {
 
   private admit(): void {
     for (const sequence of [...this.waiting]) {
-      if (sequence.follows || sequence.inFlight > 0) continue;
+      if (sequence.follows || sequence.inFlight > 0 || sequence.fetching || this.fetches(sequence)) continue;
       this.findPrefix(sequence);
       while (!this.fits(sequence)) {
         const worst = this.worst(this.running);
@@ -150,8 +152,19 @@ export class Scheduler {
     this.shareWithFollowers(sequence);
   }
 
+  private usesCache(sequence: Sequence): boolean {
+    return this.prefixCache && sequence.computed === 0 && !sequence.record.promptLogprobs;
+  }
+
+  /** Once each time that it waits with nothing computed. */
+  private fetches(sequence: Sequence): boolean {
+    if (sequence.sought || !this.usesCache(sequence)) return false;
+    sequence.sought = true;
+    return this.fetch(sequence);
+  }
+
   private findPrefix(sequence: Sequence): void {
-    if (!this.prefixCache || sequence.computed > 0 || sequence.record.promptLogprobs) return;
+    if (!this.usesCache(sequence)) return;
     const { pageTokens } = this.holdings;
     const most = Math.floor((sequence.length - 1) / pageTokens);
     const pages = this.holdings.adopt(sequence.held, sequence.names, sequence.tokens, most);
@@ -246,6 +259,7 @@ export class Scheduler {
     this.holdings.release(s.held);
     s.computed = 0;
     s.named = 0;
+    s.sought = false;
     s.sharesPrompt = false;
     s.drafts = noDrafts;
     if (!s.running) return;

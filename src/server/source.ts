@@ -26,6 +26,8 @@ export interface LoadSettings {
   readonly maxSequences?: number;
   /** Choices that may wait for one model beyond those that run; more are a 429. Default 256. */
   readonly maxWaiting?: number;
+  /** Tiers below the device's pages; undefined: none. */
+  readonly pageCache?: LoadSpec["pageCache"];
   readonly onLoadProgress?: (model: string, done: number, total: number) => void;
   /** Called with the id of a model's engine process each time that one starts. */
   readonly onEngineStart?: (model: string, pid: number) => void;
@@ -83,10 +85,14 @@ function localModel(one: Package): LocalModel {
 async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSettings): Promise<Loaded> {
   const { id, path } = model;
   const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256 } = settings;
+  const pageCache = settings.pageCache && { ...settings.pageCache, name: id };
   const { threads, memoryBytes, signal, contextLength = settings.contextLength } = grant;
   const adapters = packageAdapters(model.package);
   const { session, engine, label, fileBytes } = await openSession({
-    spec: { path, adapters, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
+    spec: {
+      ...{ path, adapters, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
+      pageCache,
+    },
     carrier: () => processCarrier((pid) => settings.onEngineStart?.(id, pid)),
     template: model.package?.template,
     adapter: adapters[0]?.name,
@@ -94,7 +100,7 @@ async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSett
     signal,
   });
   const { limits } = session;
-  const { weights, workspace, cache } = limits.memory;
+  const { weights, workspace, cache, tier = 0 } = limits.memory;
   return {
     served: {
       id,
@@ -104,7 +110,7 @@ async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSett
       fingerprint: fingerprint(label, fileBytes, limits.device, kvDtype ?? "default"),
       defaults: model.package,
     },
-    hostBytes: limits.ownMemory ? 0 : weights + workspace + cache,
+    hostBytes: tier + (limits.ownMemory ? 0 : weights + workspace + cache),
     grantThreads: (count) => engine.grant(count),
     close: () => engine.close(),
   };
