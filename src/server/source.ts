@@ -26,6 +26,8 @@ export interface LoadSettings {
   readonly maxSequences?: number;
   /** Choices that may wait for one model beyond those that run; more are a 429. Default 256. */
   readonly maxWaiting?: number;
+  /** Tokens, of prompts and the longest answers they ask for, that a model's open requests may come to; more are a 429. */
+  readonly maxQueuedTokens?: number;
   readonly onLoadProgress?: (model: string, done: number, total: number) => void;
   /** Called with the id of a model's engine process each time that one starts. */
   readonly onEngineStart?: (model: string, pid: number) => void;
@@ -82,7 +84,7 @@ function localModel(one: Package): LocalModel {
 
 async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSettings): Promise<Loaded> {
   const { id, path } = model;
-  const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256 } = settings;
+  const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256, maxQueuedTokens } = settings;
   const { threads, memoryBytes, signal, contextLength = settings.contextLength } = grant;
   const adapters = packageAdapters(model.package);
   const { session, engine, label, fileBytes } = await openSession({
@@ -100,7 +102,7 @@ async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSett
       id,
       created: Math.floor(Date.now() / 1000),
       session,
-      queue: new QueueLimit(limits.maxSequences, maxWaiting),
+      queue: new QueueLimit(limits.maxSequences, maxWaiting, maxQueuedTokens),
       fingerprint: fingerprint(label, fileBytes, limits.device, kvDtype ?? "default"),
       defaults: model.package,
     },
