@@ -23,7 +23,9 @@ interface BenchFlags extends DeviceFlags, ShapeFlags {
 }
 
 function addBenchFlags(command: Command): Command {
-  return addDeviceFlags(addShapeFlags(command.option("--model <model>", modelArgument))).option("--json", "print JSON");
+  return addDeviceFlags(addShapeFlags(command.option("--model <model>", modelArgument)))
+    .option("--lookup", "guess tokens from the text, as run and serve do: flatters text that repeats itself")
+    .option("--json", "print JSON");
 }
 
 function benchModel({ model, shape, ...flags }: BenchFlags): string | RandomModel {
@@ -39,7 +41,7 @@ async function measure<R extends object>(
   run: (generator: Awaited<ReturnType<typeof openModel>>["generator"]) => Promise<R>,
 ): Promise<void> {
   const ctx = flags.ctx ?? flags.prompt + flags.generate;
-  const model = await openModel(benchModel(flags), { ...flags, ctx, sequences });
+  const model = await openModel(benchModel(flags), { ...flags, lookup: flags.lookup ?? false, ctx, sequences });
   try {
     await run(model.generator);
     const runs: R[] = [];

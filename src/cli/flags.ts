@@ -58,7 +58,6 @@ export function addDeviceFlags(command: Command): Command {
     )
     .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
     .option("--ctx <tokens>", "context length (default: the model's, or what fits in memory)", wholeNumber(1))
-    .option("--no-lookup", "never guess tokens from the text and check several in a step (the answers are the same)")
     .addOption(
       new Option("--kv-dtype <type>", "number format of the KV cache (default: f16)").choices(["f16", "bf16", "f32"]),
     )
@@ -66,6 +65,14 @@ export function addDeviceFlags(command: Command): Command {
       "--deterministic",
       "the same request gives the same bits whatever runs beside it (on a CPU only those with AMX need telling)",
     );
+}
+
+/** For commands that answer people; what measures the engine guesses nothing unless asked. */
+export function addLookupFlag(command: Command): Command {
+  return command.option(
+    "--no-lookup",
+    "never guess tokens from the text and check several in a step (the answers are the same)",
+  );
 }
 
 export interface SamplingFlags extends Partial<SamplingDefaults> {

@@ -9,6 +9,7 @@ import { UsageError } from "./failure.js";
 import { figuresBlock, figuresLine } from "./figures.js";
 import {
   addDeviceFlags,
+  addLookupFlag,
   addSamplingFlags,
   collect,
   type DeviceFlags,
@@ -193,7 +194,7 @@ export function command(): Command {
     .option("--raw", "continue the prompt as it is, without the chat template")
     .option("--json", "print {text, promptTokens, generatedTokens, ttftMs, …} as JSON when the answer is whole");
   addSamplingFlags(program);
-  return addDeviceFlags(program)
+  return addLookupFlag(addDeviceFlags(program))
     .addHelpText(
       "after",
       `

@@ -7,7 +7,7 @@ import { env, type VariableName } from "../base/env.js";
 import { type Level, setLog } from "../base/log.js";
 import { parseAddress } from "./address.js";
 import { UsageError } from "./failure.js";
-import { addDeviceFlags, collect, type DeviceFlags, numberIn, wholeNumber } from "./flags.js";
+import { addDeviceFlags, addLookupFlag, collect, type DeviceFlags, numberIn, wholeNumber } from "./flags.js";
 import { modelArgument } from "./model.js";
 import { pullReport } from "./progress.js";
 
@@ -209,7 +209,7 @@ export function command(): Command {
     .option("--memory <gigabytes>", "for all models together (default: nine tenths)", numberIn(0.01, 1e6))
     .option("--log-json", "log as JSON, one object a line; MILLRACE_LOG=info logs each request")
     .option("--json", "print {url, port, models} as one line of JSON when requests are taken");
-  return addDeviceFlags(program)
+  return addLookupFlag(addDeviceFlags(program))
     .addHelpText(
       "after",
       `

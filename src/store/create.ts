@@ -211,8 +211,8 @@ class Creation {
       });
     }
     // A GGUF may come under any name; in the package its name says what it is.
-    const isFolder = name.endsWith(".gguf") || isFolderFile(name);
-    return { name: isFolder ? name : `${name}.gguf`, sha256, bytes };
+    const isNamed = name.endsWith(".gguf") || isModelFolderFile(name);
+    return { name: isNamed ? name : `${name}.gguf`, sha256, bytes };
   }
 
   /** The file's content as a blob. The file itself stays as it is. */
@@ -341,9 +341,11 @@ function partsOf(path: string): string[] {
   return parts.sort().map((name) => join(dirname(path), name));
 }
 
+const isModelFolderFile = (name: string) => isFolderFile(name) || /\.safetensors(\.index\.json)?$/.test(name);
+
 function folderFilesOf(path: string): string[] {
   const names = readdirSync(path).sort();
-  const files = names.filter((name) => isFolderFile(name) || /\.safetensors(\.index\.json)?$/.test(name));
+  const files = names.filter(isModelFolderFile);
   if (names.includes("config.json") && files.some((name) => name.endsWith(".safetensors"))) {
     return files.map((name) => join(path, name));
   }
