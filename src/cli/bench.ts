@@ -1,7 +1,8 @@
-// Owns: `millrace bench latency` and `millrace bench throughput`.
+// Owns: `millrace bench` and those of its commands that open a model themselves; bench-serve.ts has the one that does not.
 import { Command, Option } from "commander";
 import { UserError } from "../base/errors.js";
 import type { RandomModel } from "../model/random.js";
+import { command as serveCommand } from "./bench-serve.js";
 import { addDeviceFlags, type DeviceFlags, wholeNumber } from "./flags.js";
 import { machine } from "./machine.js";
 import { latencyRun, medians, throughputRun } from "./measure.js";
@@ -169,9 +170,10 @@ function techniqueLine({ technique, variant, what, value, unit, bytes }: Techniq
 
 export function command(): Command {
   return new Command("bench")
-    .description("Measure latency or throughput with random tokens. Medians; --json keeps every run.")
+    .description("Measure latency or throughput with random tokens, or a running server under load.")
     .addCommand(latency())
     .addCommand(throughput())
+    .addCommand(serveCommand())
     .addCommand(ops())
     .addCommand(techniques())
     .addHelpText(
@@ -180,6 +182,7 @@ export function command(): Command {
 Examples:
   millrace bench latency --model smollm2
   millrace bench latency --shape llama-3.2-1b --quant q4_k_m
-  millrace bench throughput --model ./model.gguf --requests 16 --json`,
+  millrace bench throughput --model ./model.gguf --requests 16 --json
+  millrace bench serve --rate 4 --workload chat --plot load.svg`,
     );
 }

@@ -3,7 +3,7 @@ import { env } from "../base/env.js";
 import { UserError } from "../base/errors.js";
 import { defaultAddress, parseAddress } from "./address.js";
 
-function serverUrl(): string {
+export function serverUrl(): string {
   const text = env("OLLAMA_HOST");
   const { host, port } = text === undefined ? defaultAddress : parseAddress(text);
   const reachable = host === "0.0.0.0" || host === "::" ? "127.0.0.1" : host;

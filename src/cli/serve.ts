@@ -25,6 +25,7 @@ interface ServeFlags extends DeviceFlags {
   readonly id?: string;
   readonly maxSequences?: number;
   readonly maxWaiting?: number;
+  readonly maxQueuedTokens?: number;
   /** Milliseconds. */
   readonly keepAlive?: number;
   readonly maxLoaded?: number;
@@ -130,6 +131,7 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
     lookup,
     maxSequences,
     maxWaiting,
+    maxQueuedTokens,
     maxLoaded,
   } = flags;
   const fromEnvironment = env("MILLRACE_API_KEY");
@@ -141,7 +143,7 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
   const server = await serve({
     models: models.map((model) => ({ model, ...(flags.id === undefined ? {} : { id: flags.id }) })),
     ...{ host, port, apiKeys, device, threads, contextLength, kvDtype, deterministic, lookup },
-    ...{ maxSequences, maxWaiting, maxLoaded },
+    ...{ maxSequences, maxWaiting, maxQueuedTokens, maxLoaded },
     keepAliveMs: flags.keepAlive,
     keys: flags.keyFile === undefined ? [] : readKeys(flags.keyFile),
     tls: tlsOf(flags),
@@ -193,6 +195,11 @@ export function command(): Command {
     .option("--id <name>", "what callers call the model (default: its own name)")
     .option("--max-sequences <n>", "answers that are generated at once (default: 16)", wholeNumber(1, 4096))
     .option("--max-waiting <n>", "answers that may wait; beyond that callers get a 429 (default: 256)", wholeNumber(0))
+    .option(
+      "--max-queued-tokens <n>",
+      "tokens that open requests may come to, prompts and longest answers; beyond that callers get a 429 (default: any)",
+      wholeNumber(1),
+    )
     .option(
       "--keep-alive <time>",
       "how long a model stays that nobody asks: 5m, 1h, -1 for ever (default: 5m)",

@@ -56,7 +56,7 @@ export class Techniques {
   private async withModel<T>(settings: Settings, body: (engine: EngineClient) => Promise<T>): Promise<T> {
     const { config = this.config, quantisation = "q8_0", ...limits } = settings;
     const random = { config, quantisation, seed: 1, name: "random" };
-    const spec = { path: "random", random, maxSequences: 1, ...this.options, ...limits };
+    const spec = { path: "random", random, lookup: false, maxSequences: 1, ...this.options, ...limits };
     const engine = await EngineClient.open({ carrier: workerCarrier, spec });
     try {
       await timeRequest(engine, randomRequest(engine, 32, 8));

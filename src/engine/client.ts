@@ -1,8 +1,9 @@
 // Owns: the engine as everything above sees it: requests in, events out, whatever thread or process the engine runs in.
 // When that host dies, every open request gets its finish events and the next request starts a new host.
 import { InternalError, UserError } from "../base/errors.js";
-import type { ClientMessage, ErrorRecord, HostMessage, Port } from "./protocol.js";
-import type { EngineStats, GenerateRequest, ModelLimits, TokenEvent } from "./types.js";
+import { Backoff } from "./backoff.js";
+import type { ClientMessage, HostMessage, Port } from "./protocol.js";
+import type { EngineStats, ErrorRecord, GenerateRequest, ModelLimits, TokenEvent } from "./types.js";
 
 export interface ClientOptions {
   /** Starts a host. Called for the first load, and again after a host has died. */
@@ -11,6 +12,8 @@ export interface ClientOptions {
   readonly spec: unknown;
   readonly onProgress?: (done: number, total: number) => void;
   readonly signal?: AbortSignal;
+  /** Milliseconds; performance.now unless said. */
+  readonly now?: () => number;
 }
 
 /** How long a host may take to end by itself: a step, and giving memory back. */
@@ -23,8 +26,13 @@ export class EngineClient {
   private connecting: Promise<Connection> | undefined;
   private closed = false;
   private threads: number | undefined;
+  private readonly backoff: Backoff;
+  /** What the latest load took. */
+  private loadSeconds = 1;
 
-  private constructor(private readonly options: ClientOptions) {}
+  private constructor(private readonly options: ClientOptions) {
+    this.backoff = new Backoff(options.now ?? (() => performance.now()));
+  }
 
   /** Starts a host and loads the model. Throws what the load threw: a UserError for a bad file or too little memory. */
   static async open(options: ClientOptions): Promise<EngineClient> {
@@ -98,20 +106,32 @@ export class EngineClient {
     if (this.closed)
       return Promise.reject(new UserError("the model was closed", { status: 503, code: "model_closed" }));
     if (this.connection?.alive) return Promise.resolve(this.connection);
+    const { waitMs } = this.backoff;
+    if (waitMs > 0 && this.connecting === undefined) return Promise.reject(this.restingError(waitMs));
     this.connecting ??= this.connect().finally(() => {
       this.connecting = undefined;
     });
     return this.connecting;
   }
 
+  private restingError(waitMs: number): UserError {
+    const retryAfter = Math.ceil(waitMs / 1000 + this.loadSeconds);
+    return new UserError(
+      `the engine has ended several times without an answer; it is started again in ${Math.ceil(waitMs / 1000)} s`,
+      { status: 503, code: "engine_restarting", retryAfter },
+    );
+  }
+
   private async connect(): Promise<Connection> {
     const { carrier, spec, onProgress, signal } = this.options;
     signal?.throwIfAborted();
-    const connection = new Connection(carrier());
+    const from = performance.now();
+    const connection = new Connection(carrier(), (answered) => this.backoff.ended(answered), this.loadSeconds);
     const cancel = () => connection.kill();
     signal?.addEventListener("abort", cancel, { once: true });
     try {
       this.limits = await connection.load(spec, onProgress);
+      this.loadSeconds = Math.max(1, Math.ceil((performance.now() - from) / 1000));
     } catch (error) {
       connection.kill();
       signal?.throwIfAborted();
@@ -143,8 +163,15 @@ class Connection {
   private onProgress: ((done: number, total: number) => void) | undefined;
   private readonly ended: Promise<void>;
   private markEnded!: () => void;
+  /** A choice has ended as it should. */
+  private answered = false;
 
-  constructor(private readonly port: Port) {
+  /** @param restartSeconds what the next host can be expected to take */
+  constructor(
+    private readonly port: Port,
+    private readonly onEnd: (answered: boolean) => void,
+    private readonly restartSeconds: number,
+  ) {
     this.ended = new Promise((resolve) => {
       this.markEnded = resolve;
     });
@@ -164,7 +191,7 @@ class Connection {
     const events = new Events(++this.handles, request);
     this.requests.set(events.handle, events);
     if (this.alive) this.post({ type: "submit", handle: events.handle, request });
-    else events.fail(deadHost("the engine process had ended"));
+    else events.fail(this.deadHost("the engine process had ended"));
     return events;
   }
 
@@ -240,6 +267,7 @@ class Connection {
         this.waitingStats.delete(message.ticket);
         return;
       case "embedded":
+        this.answered = true;
         this.waitingVectors.get(message.ticket)?.resolve(message.vectors);
         this.waitingVectors.delete(message.ticket);
         return;
@@ -253,7 +281,10 @@ class Connection {
         for (let i = 0; i < tokens.length; i += 3) {
           this.requests.get(tokens[i])?.push({ type: "token", index: tokens[i + 1], id: tokens[i + 2] });
         }
-        for (const [handle, event] of others) this.requests.get(handle)?.push(event);
+        for (const [handle, event] of others) {
+          if (event.type === "finish" && event.reason !== "error") this.answered = true;
+          this.requests.get(handle)?.push(event);
+        }
         return;
       }
       default:
@@ -264,7 +295,8 @@ class Connection {
   private died(reason: string): void {
     if (!this.alive) return;
     this.alive = false;
-    const error = deadHost(reason);
+    this.onEnd(this.answered);
+    const error = this.deadHost(reason);
     this.loading?.reject(new UserError(error.message, error));
     for (const waiting of this.waitingStats.values()) waiting.reject(new UserError(error.message, error));
     this.waitingStats.clear();
@@ -273,6 +305,15 @@ class Connection {
     for (const events of this.requests.values()) events.fail(error);
     this.requests.clear();
     this.markEnded();
+  }
+
+  private deadHost(reason: string): ErrorRecord {
+    return {
+      message: `the engine stopped: ${reason}; the next request starts it again`,
+      status: 503,
+      code: "engine_died",
+      retryAfter: this.restartSeconds,
+    };
   }
 }
 
@@ -329,17 +370,12 @@ export function failure(
   return { type: "finish", index, reason: "error", error, timings: { ...none, promptTokens } };
 }
 
-function deadHost(reason: string): ErrorRecord {
-  return {
-    message: `the engine stopped: ${reason}; the next request starts it again`,
-    status: 503,
-    code: "engine_died",
-  };
-}
-
 /** What of an error may cross a border: a UserError whole, of others the message. */
 export function errorRecord(error: unknown): ErrorRecord {
-  if (error instanceof UserError) return { message: error.message, status: error.status, code: error.code };
+  if (error instanceof UserError) {
+    const { message, status, code, retryAfter } = error;
+    return retryAfter === null ? { message, status, code } : { message, status, code, retryAfter };
+  }
   const message = error instanceof Error ? error.message : String(error);
   return { message, status: 500, code: "internal_error" };
 }

@@ -1,6 +1,6 @@
 // Owns: what client.ts and host.ts say to each other, over any carrier: a worker thread, a child process, or a channel in
 // one thread. Messages survive structured clone. Requests are named by numbers (handles) that the client gives out.
-import type { EngineStats, GenerateRequest, ModelLimits, TokenEvent } from "./types.js";
+import type { EngineStats, ErrorRecord, GenerateRequest, ModelLimits, TokenEvent } from "./types.js";
 
 export interface Port {
   post(message: unknown): void;
@@ -9,12 +9,6 @@ export interface Port {
   onClose(listener: (reason: string) => void): void;
   /** Ends the carrier and the other side with it. */
   close(): void;
-}
-
-export interface ErrorRecord {
-  readonly message: string;
-  readonly status: number;
-  readonly code: string;
 }
 
 export type ClientMessage =

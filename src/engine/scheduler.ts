@@ -1,8 +1,12 @@
 // Owns: who runs: the waiting line, device slots, and how many tokens each sequence gets of a step. No phases: a prompt, a
 // prefix hit, a preempted sequence and one that generates differ only in their gap (sequence.ts).
 //
-// A step's budget goes to sequences that generate (one token each, then guesses of what follows), then to prompts, oldest first. Where the budget or the
-// device takes fewer than generate, all take turns, longest waiting first, so that nobody starves.
+// A step's budget goes to sequences that generate (one token each, then guesses of what follows), then to prompts. The
+// first in line has at least half of that; the other half goes to other prompts, the shortest rest first: a long prompt
+// always gets on, and holds up no short one for long. Where the budget or the device takes fewer than generate, all take
+// turns, longest waiting first, so that nobody starves.
+//
+// The line: better priorities first, of those the client that has had the least (fairness.ts), of its sequences the oldest.
 //
 // Admission: a waiting sequence starts when a slot is free and the pages for its tokens and its next `headroom` ones are
 // there beside what the running ones still need for theirs; the first in line waits for that, nobody overtakes it. A
@@ -11,6 +15,7 @@
 //
 // Preemption: where a page is wanted and none is left, sequences that hold pages without running give theirs back, then
 // the worst (lowest priority, youngest) that is worse than the one in need; it computes again what its pages held.
+import { generatedCost, promptCost, Shares } from "./fairness.js";
 import type { Holdings } from "./holdings.js";
 import { before, noDrafts, type Sequence } from "./sequence.js";
 import type { TokenConstraint } from "./types.js";
@@ -44,6 +49,7 @@ export class Scheduler {
   /** In the order of before(). */
   readonly waiting: Sequence[] = [];
   preemptions = 0;
+  private readonly shares = new Shares();
   private readonly freeSlots: number[];
 
   constructor(
@@ -58,12 +64,18 @@ export class Scheduler {
   }
 
   add(sequence: Sequence): void {
+    this.shares.join(sequence.client);
+    this.queue(sequence);
+  }
+
+  private queue(sequence: Sequence): void {
     const at = this.waiting.findIndex((other) => before(sequence, other) < 0);
     this.waiting.splice(at < 0 ? this.waiting.length : at, 0, sequence);
   }
 
   /** It holds nothing afterwards. Where others wait for its prompt, the next of them computes it. */
   remove(sequence: Sequence): void {
+    this.shares.leave(sequence.client);
     this.holdings.release(sequence.held);
     this.freeSlot(sequence);
     for (const list of [this.running, this.waiting]) {
@@ -96,14 +108,37 @@ export class Scheduler {
       spare -= drafts;
       this.place(s, taken, 1 + drafts);
     }
-    for (const s of ready.filter((s) => !s.generating).sort(before)) this.place(s, taken, budget);
+    this.placePrompts(
+      ready.filter((s) => !s.generating),
+      taken,
+    );
     return taken.entries;
+  }
+
+  private placePrompts(prompts: Sequence[], taken: StepInMaking): void {
+    if (prompts.length === 0) return;
+    const [first, ...others] = prompts.sort((a, b) => this.inLine(a, b));
+    const gap = (s: Sequence) => s.wanted - s.computed;
+    const theirs = others.reduce((sum, s) => sum + gap(s), 0);
+    this.place(first, taken, taken.left - Math.min(theirs, Math.floor(taken.left / 2)));
+    for (const s of others.sort((a, b) => gap(a) - gap(b) || this.inLine(a, b))) this.place(s, taken, taken.left);
+  }
+
+  /** Negative: a goes before b. */
+  private inLine(a: Sequence, b: Sequence): number {
+    const { shares } = this;
+    return (
+      a.request.priority - b.request.priority ||
+      shares.served(a.client) - shares.served(b.client) ||
+      a.arrival - b.arrival
+    );
   }
 
   /** The entries' step has been launched. */
   launched(entries: readonly Entry[], step: number): void {
     for (const { sequence, tokens, scoreTo, draws, drafts } of entries) {
       sequence.computed += tokens;
+      this.charge(sequence, sequence.computed - drafts.length);
       sequence.lastStep = step;
       sequence.slotIsNew = false;
       sequence.scored = Math.max(sequence.scored, scoreTo);
@@ -125,9 +160,32 @@ export class Scheduler {
     sequence.named = full;
   }
 
+  /** Up to where its tokens have been computed; of a prompt, on admission: its client's next request waits its turn. */
+  private charge(s: Sequence, to: number): void {
+    const from = Math.max(s.charged, s.promptLength);
+    const prompt = s.charged < s.promptLength ? Math.min(to, s.promptLength) - s.charged : 0;
+    const cost = promptCost * Math.max(0, prompt) + generatedCost * Math.max(0, to - from);
+    s.charged = Math.max(s.charged, to);
+    if (cost > 0) this.shares.charge(s.client, cost, s.request.weight ?? 1);
+  }
+
+  /** The first in line that can be thought of. */
+  private next(): Sequence | undefined {
+    let first: Sequence | undefined;
+    for (const s of this.waiting) {
+      // The waiting are in order of priority: whoever comes now is behind.
+      if (first && s.request.priority > first.request.priority) break;
+      if (s.follows || s.fetching || s.inFlight > 0) continue;
+      if (!first || this.inLine(s, first) < 0) first = s;
+    }
+    return first;
+  }
+
   private admit(): void {
-    for (const sequence of [...this.waiting]) {
-      if (sequence.follows || sequence.inFlight > 0 || sequence.fetching || this.fetches(sequence)) continue;
+    for (;;) {
+      const sequence = this.next();
+      if (!sequence) return;
+      if (this.fetches(sequence)) continue;
       this.findPrefix(sequence);
       while (!this.fits(sequence)) {
         const worst = this.worst(this.running);
@@ -148,6 +206,9 @@ export class Scheduler {
     sequence.slotIsNew = true;
     sequence.sharesPrompt = false;
     this.running.push(sequence);
+    // What was found in the cache costs nothing.
+    sequence.charged = Math.max(sequence.charged, Math.min(sequence.computed, sequence.promptLength));
+    this.charge(sequence, sequence.promptLength);
     this.onAdmitted(sequence);
     this.shareWithFollowers(sequence);
   }
@@ -265,7 +326,7 @@ export class Scheduler {
     if (!s.running) return;
     this.freeSlot(s);
     this.running.splice(this.running.indexOf(s), 1);
-    this.add(s);
+    this.queue(s);
   }
 
   private freeSlot(s: Sequence): void {
@@ -306,6 +367,11 @@ class StepInMaking {
     private readonly limits: StepLimits,
   ) {
     this.rows = limits.maxRows;
+  }
+
+  /** Tokens that the step still takes. */
+  get left(): number {
+    return this.budget;
   }
 
   /** How many of the tokens there is room for. */

@@ -75,6 +75,8 @@ export class Sequence {
   drafts: Int32Array = noDrafts;
   /** Where guesses come from; made with the first. */
   drafter: Drafter | undefined;
+  /** Tokens that its client has been charged for, from the first on: what is computed again is not counted again. */
+  charged = 0;
   finished: FinishReason | undefined;
   cachedTokens = 0;
 
@@ -96,6 +98,10 @@ export class Sequence {
     this.tokens.set(promptIds);
     this.length = promptIds.length;
     this.arrivedAt = options.now;
+  }
+
+  get client(): string {
+    return this.record.request.client ?? "";
   }
 
   get request(): GenerateRequest {

@@ -39,6 +39,10 @@ export interface GenerateRequest {
   readonly promptLogprobs?: number;
   /** Lower runs first; 0 by default. */
   readonly priority: number;
+  /** Whose it is: clients get service by weight (fairness.ts). All that name none are one. */
+  readonly client?: string;
+  /** Of its client, > 0; 1 unless said. */
+  readonly weight?: number;
   /** Mixed into page names, so that caches of different salts never meet. */
   readonly cacheSalt?: string;
   /** LoRA adapter's name, loaded beforehand. */
@@ -71,6 +75,15 @@ export interface TokenLogprobs {
 
 export type FinishReason = "stop" | "length" | "tool_calls" | "abort" | "error";
 
+/** A failure, as it crosses threads and processes. */
+export interface ErrorRecord {
+  readonly message: string;
+  readonly status: number;
+  readonly code: string;
+  /** Seconds after which another try can succeed. */
+  readonly retryAfter?: number;
+}
+
 /** Every choice ends with exactly one finish event, whatever went wrong. */
 export type TokenEvent =
   | {
@@ -85,7 +98,7 @@ export type TokenEvent =
       readonly reason: FinishReason;
       /** The stop id that ended it. */
       readonly stopId?: number;
-      readonly error?: { readonly message: string; readonly status: number; readonly code: string };
+      readonly error?: ErrorRecord;
       readonly timings: Timings;
     };
 
@@ -167,7 +180,7 @@ export interface TokenConstraint {
   /** What may follow the tokens so far is known, or that it never will be. */
   ready(): boolean;
   /** Why it never will be. */
-  readonly failure?: { readonly message: string; readonly status: number; readonly code: string };
+  readonly failure?: ErrorRecord;
   /** Once ready: ids that must follow, where only one continuation is possible. They count as accepted from then on; a
    *  second call gives none. */
   jump(): readonly number[];

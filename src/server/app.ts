@@ -3,12 +3,15 @@
 import type { IncomingMessage } from "node:http";
 import { Server as SecureServer } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
+import { join } from "node:path";
 import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
+import { dataFolder } from "../store/folder.js";
 import type { Store } from "../store/store.js";
 import { anthropicRoutes } from "./anthropic.js";
 import { auditTo } from "./audit.js";
 import { checkBinding } from "./auth.js";
+import { Budgets } from "./budgets.js";
 import { healthRoutes } from "./health.js";
 import { createHttp } from "./http.js";
 import { type ApiKey, plainKey } from "./keys.js";
@@ -32,6 +35,8 @@ export interface ListenOptions {
   readonly tls?: { readonly cert: string; readonly key: string };
   /** Origins of web pages that may call ("*": any); none unless said. */
   readonly corsOrigins?: readonly string[];
+  /** Where it is kept what keys with a budget have spent; by default in the data folder. */
+  readonly usageFolder?: string;
   /** A file that each request is written to, a line of JSON each. */
   readonly auditLog?: string;
   /** Of a request's body; a larger one is a 413. */
@@ -54,7 +59,7 @@ export const listenDefaults = {
   keepAliveMs: 10_000,
   slowReaderMs: 30_000,
   drainMs: 30_000,
-} as const satisfies Required<Omit<ListenOptions, "tls" | "auditLog">>;
+} as const satisfies Required<Omit<ListenOptions, "tls" | "auditLog" | "usageFolder">>;
 
 export interface RunningServer {
   /** "http://127.0.0.1:11434" */
@@ -80,7 +85,9 @@ export async function listen(
   const open = refuseWhileDraining(app, draining.signal);
   const metrics = new Metrics(models);
   healthRoutes(app, models, metrics, draining.signal);
-  const serving = { models, times: settings, closing: closing.signal, metrics };
+  const budgets = new Budgets(settings.usageFolder ?? join(dataFolder(), "usage"));
+  app.addHook("onClose", async () => budgets.flush());
+  const serving = { models, times: settings, closing: closing.signal, metrics, budgets };
   openaiRoutes(app, serving);
   anthropicRoutes(app, serving);
   tgiRoutes(app, serving);

@@ -4,7 +4,7 @@ import { createWriteStream } from "node:fs";
 import type { FastifyInstance } from "fastify";
 import { log } from "../base/log.js";
 import { accountsOf } from "./account.js";
-import { callerOf } from "./auth.js";
+import { keyOf } from "./auth.js";
 
 export function auditTo(app: FastifyInstance, path: string): void {
   const file = createWriteStream(path, { flags: "a", mode: 0o600 });
@@ -14,7 +14,7 @@ export function auditTo(app: FastifyInstance, path: string): void {
     const record = {
       time: new Date().toISOString(),
       id: request.id,
-      key: callerOf(request) ?? null,
+      key: keyOf(request)?.name ?? null,
       address: request.socket.remoteAddress ?? null,
       method: request.method,
       route: request.routeOptions.url ?? null,

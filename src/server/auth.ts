@@ -56,7 +56,7 @@ export function guard(app: FastifyInstance, keys: readonly ApiKey[]): void {
         { status: 401, code: "invalid_api_key" },
       );
     }
-    callers.set(request, found.name);
+    callers.set(request, { key: found, alone: keys.length === 1 });
     const needed = scopeOf(request.routeOptions.url);
     if (found.scopes.has(needed)) return;
     throw new UserError(`This API key may not do that: it lacks the scope "${needed}".`, {
@@ -66,10 +66,16 @@ export function guard(app: FastifyInstance, keys: readonly ApiKey[]): void {
   });
 }
 
-const callers = new WeakMap<FastifyRequest, string>();
+const callers = new WeakMap<FastifyRequest, { readonly key: ApiKey; readonly alone: boolean }>();
 
-/** The name of the key that was given; undefined: none was asked for, or it was wrong. */
-export const callerOf = (request: FastifyRequest): string | undefined => callers.get(request);
+/** The key that was given; undefined: none was asked for, or it was wrong. */
+export const keyOf = (request: FastifyRequest): ApiKey | undefined => callers.get(request)?.key;
+
+/** As whose its requests stand in the queue; undefined: there is only one who could. */
+export function clientOf(request: FastifyRequest): string | undefined {
+  const caller = callers.get(request);
+  return caller === undefined || caller.alone ? undefined : caller.key.name;
+}
 
 const managing = new Set(["pull", "push", "create", "copy", "delete", "blobs"].map((what) => `/api/${what}`));
 

@@ -2,13 +2,17 @@
 // how an answer that failed becomes an error.
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
+import { type Embeddings, type EmbedJob, embed } from "../session/embed.js";
 import type { Prepared } from "../session/session.js";
 import type { Delta } from "../session/types.js";
 import { keepAccount } from "./account.js";
+import { clientOf, keyOf } from "./auth.js";
+import type { Budgets } from "./budgets.js";
+import { untilEnded } from "./ending.js";
 import type { Metrics } from "./metrics.js";
 import type { ServedModel, ServedModels } from "./models.js";
 import type { LocalModel } from "./source.js";
-import { ClientGone, clientSignal, type StreamTimes } from "./stream.js";
+import { ClientGone, type StreamTimes } from "./stream.js";
 
 /** What every API's routes are given. */
 export interface Serving {
@@ -17,6 +21,7 @@ export interface Serving {
   /** Ends when the server does. */
   readonly closing: AbortSignal;
   readonly metrics: Metrics;
+  readonly budgets: Budgets;
 }
 
 export interface Exchange {
@@ -24,28 +29,29 @@ export interface Exchange {
   readonly reply: FastifyReply;
   readonly model: ServedModel;
   readonly times: StreamTimes;
-  /** Ends when the server does. */
-  readonly closing: AbortSignal;
+  /** Ends it early; its reason says why. */
+  readonly ending: AbortSignal;
   readonly metrics: Metrics;
+  readonly budgets: Budgets;
 }
 
 /** The model is loaded where it is not, and stays until the answer has ended. */
-export async function exchanging(
-  { models, times, closing, metrics }: Serving,
+export function exchanging(
+  { models, times, closing, metrics, budgets }: Serving,
   request: FastifyRequest,
   reply: FastifyReply,
   modelName: string | undefined,
   answer: (exchange: Exchange) => Promise<void>,
 ): Promise<FastifyReply> {
-  const lease = await models.acquire(named(models, modelName), {
-    signal: AbortSignal.any([clientSignal(request, reply), closing]),
+  return untilEnded(request, reply, closing, async (ending) => {
+    const lease = await models.acquire(named(models, modelName), { signal: ending });
+    try {
+      await answer({ request, reply, model: lease.model, times, ending, metrics, budgets });
+    } finally {
+      lease.release();
+    }
+    return reply;
   });
-  try {
-    await answer({ request, reply, model: lease.model, times, closing, metrics });
-  } finally {
-    lease.release();
-  }
-  return reply;
 }
 
 /** TGI's clients say "tgi", and Hugging Face's the server's own address, where they name no model. */
@@ -65,37 +71,47 @@ function onlyModel(models: ServedModels<LocalModel>): string {
   );
 }
 
-/** Holds the jobs' places while they run, and aborts what a failure leaves. */
+/** Holds the jobs' places while they run, and aborts what a failure leaves. Throws where the key's tokens are spent, or
+ *  there are no places. */
 export async function running(
-  { request, reply, model, closing }: Exchange,
+  { request, model, ending, budgets }: Exchange,
   prepared: readonly Prepared[],
   run: (signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
-  const leave = model.queue.enter(prepared.reduce((choices, { job }) => choices + job.n, 0));
-  const failed = new AbortController();
+  let choices = 0;
+  let tokens = 0;
+  for (const { request } of prepared) {
+    choices += request.n;
+    tokens += request.promptIds.length + request.n * request.maxTokens;
+  }
+  budgets.check(keyOf(request));
+  const leave = model.queue.enter(choices, tokens, clientOf(request));
+  const controller = new AbortController();
+  const ended = () => controller.abort(ending.reason);
+  ending.addEventListener("abort", ended, { once: true });
+  if (ending.aborted) ended();
   try {
-    await run(AbortSignal.any([clientSignal(request, reply), closing, failed.signal]));
+    await run(controller.signal);
   } finally {
-    failed.abort();
+    ending.removeEventListener("abort", ended);
+    controller.abort();
     leave();
   }
 }
 
-/** The model's answer, counted. Throws where a choice ends in an error. */
+/** The model's answer, counted, and paid by the caller's key. Throws where a choice ends in an error. */
 export async function* answered(exchange: Exchange, prepared: Prepared, signal: AbortSignal): AsyncGenerator<Delta> {
-  const { request, reply, model, metrics } = exchange;
-  const account = metrics.opened(model, prepared, performance.now() - reply.elapsedTime);
+  const { request, reply, model, metrics, budgets } = exchange;
+  const key = keyOf(request);
+  const whose = { ...prepared, request: { ...prepared.request, client: key?.name, weight: key?.weight } };
+  const account = metrics.opened(model, whose, performance.now() - reply.elapsedTime);
   keepAccount(request, account);
+  budgets.spend(key, account.promptTokens);
   try {
-    for await (const delta of model.session.deltas(prepared, signal)) {
+    for await (const delta of model.session.deltas(whose, signal)) {
       account.add(delta);
-      if (delta.type === "finish" && delta.reason === "error") {
-        const { message, status, code } = delta.error ?? {};
-        throw new UserError(message ?? "The model failed while it was answering.", {
-          status: status ?? 500,
-          code: code ?? "engine_error",
-        });
-      }
+      if (delta.type !== "start") budgets.spend(key, delta.tokens.length);
+      if (delta.type === "finish" && delta.reason === "error") throw failureOf(delta);
       yield delta;
     }
   } finally {
@@ -103,7 +119,29 @@ export async function* answered(exchange: Exchange, prepared: Prepared, signal: 
   }
 }
 
-export function interrupted({ closing }: Exchange): Error {
-  if (!closing.aborted) return new ClientGone();
-  return new UserError("The server is shutting down.", { status: 503, code: "shutting_down", retryAfter: 10 });
+/** Texts to vectors, with a place in the queue, paid by the caller's key. */
+export async function embedded(
+  { request, model, budgets }: Pick<Exchange, "request" | "model" | "budgets">,
+  job: EmbedJob,
+): Promise<Embeddings> {
+  const key = keyOf(request);
+  budgets.check(key);
+  const leave = model.queue.enter(1, 0, clientOf(request));
+  try {
+    const made = await embed(model.session, job);
+    budgets.spend(key, made.tokens);
+    return made;
+  } finally {
+    leave();
+  }
+}
+
+function failureOf({ error }: Delta & { type: "finish" }): UserError {
+  const unknown = { message: "The model failed while it was answering.", status: 500, code: "engine_error" };
+  const { message, ...about } = error ?? unknown;
+  return new UserError(message, about);
+}
+
+export function interrupted({ ending }: Exchange): Error {
+  return ending.aborted ? (ending.reason as Error) : new ClientGone();
 }

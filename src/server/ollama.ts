@@ -4,11 +4,12 @@ import type { Readable } from "node:stream";
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { parseDuration } from "../base/duration.js";
 import { UserError } from "../base/errors.js";
-import { type Embeddings, type EmbedJob, embed } from "../session/embed.js";
+import type { Embeddings, EmbedJob } from "../session/embed.js";
 import type { Prepared } from "../session/session.js";
 import type { Store } from "../store/store.js";
 import { isAllowed } from "./cors.js";
-import type { Exchange, Serving } from "./exchange.js";
+import { untilEnded } from "./ending.js";
+import { type Exchange, embedded, type Serving } from "./exchange.js";
 import type { Lease } from "./models.js";
 import { type Asked, nanoseconds, type Piece, respondStream, respondWhole } from "./ollama/answer.js";
 import { prepareChat, prepareGenerate } from "./ollama/job.js";
@@ -16,7 +17,6 @@ import { running, show, tags } from "./ollama/models.js";
 import { optionsOf } from "./ollama/options.js";
 import { create, hasUpload, needStore, pull, push, respondProgress, upload } from "./ollama/packages.js";
 import * as schema from "./ollama/schema.js";
-import { clientSignal } from "./stream.js";
 
 /** The version of Ollama whose API this is: clients ask for what a version has. */
 const apiVersion = "0.14.0";
@@ -121,7 +121,9 @@ async function loadedOrUnloaded(
   const name = nameOf(body);
   const unload = keepAliveOf(body) === 0;
   if (unload) await server.models.unload(name);
-  else (await lease(server, request, reply, body)).release();
+  else {
+    await untilEnded(request, reply, server.closing, async (ending) => (await lease(server, body, ending)).release());
+  }
   const done_reason = unload ? "unload" : "load";
   reply.type(body.stream === false ? "application/json; charset=utf-8" : "application/x-ndjson");
   reply.send(
@@ -139,18 +141,20 @@ async function answering(
   ask: (lease: Lease) => Pick<Asked, "prepared" | "wrap" | "last">,
 ): Promise<FastifyReply> {
   const from = performance.now();
-  const held = await lease(server, request, reply, body);
-  try {
-    const { times, closing, metrics } = server;
-    const exchange: Exchange = { request, reply, model: held.model, times, closing, metrics };
-    const asked: Asked = { model: nameOf(body), loadMs: held.loadMs, from, ...ask(held) };
-    if (body._debug_render_only) reply.send(rendered(exchange, asked.prepared, asked.model));
-    else if (body.stream === false) await respondWhole(exchange, asked);
-    else await respondStream(exchange, asked);
-  } finally {
-    held.release();
-  }
-  return reply;
+  return untilEnded(request, reply, server.closing, async (ending) => {
+    const held = await lease(server, body, ending);
+    try {
+      const { times, metrics, budgets } = server;
+      const exchange: Exchange = { request, reply, model: held.model, times, ending, metrics, budgets };
+      const asked: Asked = { model: nameOf(body), loadMs: held.loadMs, from, ...ask(held) };
+      if (body._debug_render_only) reply.send(rendered(exchange, asked.prepared, asked.model));
+      else if (body.stream === false) await respondWhole(exchange, asked);
+      else await respondStream(exchange, asked);
+    } finally {
+      held.release();
+    }
+    return reply;
+  });
 }
 
 function rendered({ model }: Exchange, { request: { promptIds } }: Prepared, name: string): object {
@@ -160,14 +164,13 @@ function rendered({ model }: Exchange, { request: { promptIds } }: Prepared, nam
 
 type LoadingBody = Pick<AskBody, "model" | "name" | "options" | "keep_alive">;
 
-function lease(server: OllamaServer, request: FastifyRequest, reply: FastifyReply, body: LoadingBody): Promise<Lease> {
-  const { models, closing } = server;
+function lease({ models }: OllamaServer, body: LoadingBody, signal: AbortSignal): Promise<Lease> {
   const name = nameOf(body);
   const { contextLength } = optionsOf(body.options ?? {}, models.find(name).package?.parameters);
   return models.acquire(name, {
     keepAliveMs: keepAliveOf(body),
     contextLength,
-    signal: AbortSignal.any([clientSignal(request, reply), closing]),
+    signal,
   });
 }
 
@@ -234,18 +237,15 @@ async function embedding(
   body: schema.EmbedRequest | schema.EmbeddingsRequest,
   job: EmbedJob,
 ): Promise<Embeddings & { loadMs: number }> {
-  const { model, loadMs, release } = await lease(server, request, reply, body);
-  try {
-    if (job.inputs.length === 0) return { vectors: [], tokens: 0, loadMs };
-    const leave = model.queue.enter(1);
+  return untilEnded(request, reply, server.closing, async (ending) => {
+    const { model, loadMs, release } = await lease(server, body, ending);
     try {
-      return { ...(await embed(model.session, job)), loadMs };
+      if (job.inputs.length === 0) return { vectors: [], tokens: 0, loadMs };
+      return { ...(await embedded({ request, model, budgets: server.budgets }, job)), loadMs };
     } finally {
-      leave();
+      release();
     }
-  } finally {
-    release();
-  }
+  });
 }
 
 function modelRoutes(scope: FastifyInstance, { models }: OllamaServer): void {

@@ -28,6 +28,8 @@ export interface LoadSettings {
   readonly maxWaiting?: number;
   /** Tiers below the device's pages; undefined: none. */
   readonly pageCache?: LoadSpec["pageCache"];
+  /** Tokens, of prompts and the longest answers they ask for, that a model's open requests may come to; more are a 429. */
+  readonly maxQueuedTokens?: number;
   readonly onLoadProgress?: (model: string, done: number, total: number) => void;
   /** Called with the id of a model's engine process each time that one starts. */
   readonly onEngineStart?: (model: string, pid: number) => void;
@@ -84,7 +86,7 @@ function localModel(one: Package): LocalModel {
 
 async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSettings): Promise<Loaded> {
   const { id, path } = model;
-  const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256 } = settings;
+  const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256, maxQueuedTokens } = settings;
   const pageCache = settings.pageCache && { ...settings.pageCache, name: id };
   const { threads, memoryBytes, signal, contextLength = settings.contextLength } = grant;
   const adapters = packageAdapters(model.package);
@@ -106,7 +108,7 @@ async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSett
       id,
       created: Math.floor(Date.now() / 1000),
       session,
-      queue: new QueueLimit(limits.maxSequences, maxWaiting),
+      queue: new QueueLimit(limits.maxSequences, maxWaiting, maxQueuedTokens),
       fingerprint: fingerprint(label, fileBytes, limits.device, kvDtype ?? "default"),
       defaults: model.package,
     },

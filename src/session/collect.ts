@@ -1,5 +1,5 @@
 // Owns: a stream of deltas gathered into one whole answer, for callers that do not stream.
-import type { FinishReason, Timings, TokenLogprobs } from "../engine/types.js";
+import type { ErrorRecord, FinishReason, Timings, TokenLogprobs } from "../engine/types.js";
 import type { Delta, DeltaToken, ToolCall } from "./types.js";
 
 export interface Choice {
@@ -13,7 +13,7 @@ export interface Choice {
   readonly silentTokens: readonly DeltaToken[];
   readonly reason: FinishReason;
   readonly stop?: string | number;
-  readonly error?: { readonly message: string; readonly status: number; readonly code: string };
+  readonly error?: ErrorRecord;
   readonly timings: Timings;
 }
 

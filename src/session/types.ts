@@ -1,7 +1,7 @@
 // Owns: what the API surfaces ask for and get: ChatJob in, Delta out. session.ts turns one into the other; index.ts, cli/
 // and server/ translate their own formats to and from these and touch nothing below.
 
-import type { FinishReason, SamplingParams, Timings, TokenLogprobs } from "../engine/types.js";
+import type { ErrorRecord, FinishReason, SamplingParams, Timings, TokenLogprobs } from "../engine/types.js";
 import type { OutputFormat } from "../text/grammar/format.js";
 
 export type { OutputFormat } from "../text/grammar/format.js";
@@ -124,6 +124,6 @@ export type Delta =
       readonly stop?: string | number;
       /** Tokens without text in the answer: dropped with a stop string, the end token, special ones at the end. */
       readonly tokens: readonly DeltaToken[];
-      readonly error?: { readonly message: string; readonly status: number; readonly code: string };
+      readonly error?: ErrorRecord;
       readonly timings: Timings;
     };

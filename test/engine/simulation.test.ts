@@ -28,6 +28,8 @@ function randomRequest(dice: Dice, id: string): GenerateRequest {
     minTokens: dice.chance(30) ? dice.below(maxTokens) : 0,
     stopIds: dice.chance(60) ? ids(8, dice.below(1000)) : [],
     priority: dice.chance(20) ? dice.below(3) - 1 : 0,
+    client: dice.chance(50) ? `client${dice.below(3)}` : undefined,
+    weight: dice.chance(20) ? 1 + dice.below(4) : undefined,
     sampling: { ...greedy, seed: BigInt(dice.below(1000)) * 0x123456789n, repetitionPenalty: dice.pick([1, 1, 1.1]) },
     logprobs: dice.chance(30) ? dice.below(4) : undefined,
     promptLogprobs: scores ? dice.below(3) : undefined,

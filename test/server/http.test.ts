@@ -247,6 +247,47 @@ describe("clients", () => {
   });
 });
 
+describe("deadlines", () => {
+  const late = { status: 504, code: "deadline_exceeded" };
+
+  it("end an answer, whole or streamed, and free its place", async () => {
+    const { engine, post } = await start(long);
+    engine.pace = 5;
+    const whole = await post("/v1/chat/completions", { ...chat, timeout: 0.1 });
+    expect(whole.status).toBe(504);
+    expect(await errorOf(whole)).toMatchObject({ code: "deadline_exceeded" });
+    const streamed = await post(
+      "/v1/completions",
+      { model: "tiny", prompt: "a", max_tokens: 9999, stream: true },
+      { "x-request-timeout": "0.1" },
+    );
+    expect(streamed.status).toBe(200);
+    expect(await streamed.text()).toMatch(/"choices".*"code":"deadline_exceeded".*\[DONE\]/s);
+    for (const [path, body] of [
+      ["/v1/messages", { ...chat, max_tokens: 9999 }],
+      ["/api/chat", { ...chat, stream: false }],
+      ["/generate", { inputs: "a" }],
+    ] as const) {
+      const answer = await post(path, body, { "x-request-timeout": "0.1" });
+      expect([path, answer.status]).toEqual([path, path === "/generate" ? 424 : late.status]);
+      expect(await answer.text()).toContain("not answered within its 0.1 s");
+    }
+    await until(() => engine.running === 0);
+  });
+
+  it("that are none are refused", async () => {
+    const { post } = await start();
+    for (const given of ["soon", "-1", "0", "NaN", ""]) {
+      const answer = await post("/v1/chat/completions", chat, { "x-request-timeout": given });
+      expect(answer.status, given).toBe(400);
+    }
+    expect(await errorOf(await post("/v1/chat/completions", { ...chat, timeout: 0 }))).toMatchObject({
+      param: "timeout",
+    });
+    expect((await post("/v1/chat/completions", { ...chat, timeout: 60 })).status).toBe(200);
+  });
+});
+
 describe("closing", () => {
   it("lets open requests end, refuses new ones, then cuts off what lasts too long", async () => {
     const { engine, server, post, client } = await start({ ...long, drainMs: 300 });

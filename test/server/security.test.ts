@@ -1,10 +1,11 @@
 // Who may do what: keys with scopes, TLS, pages of other origins, the audit log; and how a server ends.
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { get } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
-import { newKey, readKeys } from "../../src/server/keys.js";
+import { Budgets } from "../../src/server/budgets.js";
+import { newKey, readKeys, scopes } from "../../src/server/keys.js";
 import { letters } from "../session/fakes.js";
 import { type Rig, type RigOptions, rig, until } from "./support.js";
 
@@ -61,6 +62,66 @@ describe("keys", () => {
     writeFileSync(path, "\n");
     expect(() => readKeys(path)).toThrow("There is no key");
     expect(() => newKey("a b", ["infer"])).toThrow("cannot name a key");
+  });
+});
+
+describe("budgets", () => {
+  it("are kept a day, across restarts and between servers", () => {
+    const path = folder();
+    let now = Date.parse("2030-01-01T23:00:00Z");
+    const clock = () => now;
+    const key = { name: "one", scopes: new Set(scopes), digest: Buffer.alloc(32), budget: 100 };
+    const [first, second] = [new Budgets(path, clock), new Budgets(path, clock)];
+    first.spend(key, 60);
+    first.check(key);
+    first.flush();
+    second.check(key);
+    second.spend(key, 41);
+    second.flush();
+    const refused = (() => {
+      try {
+        first.check(key);
+      } catch (error) {
+        return error;
+      }
+      return undefined;
+    })();
+    expect(refused).toMatchObject({ status: 429, code: "budget_exceeded", retryAfter: 3600 });
+    const third = new Budgets(path, clock);
+    expect(() => third.check(key)).toThrow("101 were used");
+    third.check({ ...key, name: "other" });
+    now += 3600_000;
+    third.check(key);
+    expect(readdirSync(path)).toEqual([]);
+  });
+
+  it("are charged for prompts and answers, and refuse what comes after", async () => {
+    const { key, line } = newKey("small", ["infer"], { budget: 20, weight: 2 });
+    const path = join(folder(), "keys");
+    writeFileSync(path, `${line}\n`);
+    const usageFolder = folder();
+    const first = await start({ keys: readKeys(path), usageFolder, script: letters });
+    const ask = (one: Rig) =>
+      one.post("/v1/completions", { model: "tiny", prompt: "abc", max_tokens: 9 }, { authorization: `Bearer ${key}` });
+    expect((await ask(first)).status).toBe(200);
+    expect((await ask(first)).status).toBe(200);
+    const refused = await ask(first);
+    expect(refused.status).toBe(429);
+    expect(Number(refused.headers.get("retry-after"))).toBeGreaterThan(0);
+    expect(await refused.text()).toContain("budget_exceeded");
+    await first.server.close();
+    expect((await ask(await start({ keys: readKeys(path), usageFolder }))).status).toBe(429);
+  });
+
+  it("and weights that are none are refused, by line", () => {
+    const path = join(folder(), "keys");
+    const { line } = newKey("one", ["infer"]);
+    for (const terms of ["weight=0", "weight=1000", "budget=1.5", "budget=-1", "speed=2"]) {
+      writeFileSync(path, `${line} ${terms}\n`);
+      expect(() => readKeys(path), terms).toThrow(`${path}:1 is no key`);
+    }
+    writeFileSync(path, `${line}\n${newKey("one", ["infer"]).line}\n`);
+    expect(() => readKeys(path)).toThrow("two keys called one");
   });
 });
 

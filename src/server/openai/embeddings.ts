@@ -1,8 +1,7 @@
 // Owns: POST /v1/embeddings: texts or token ids in, vectors of length 1 out, as numbers or as base64 of little-endian f32.
 import { type Static, Type } from "typebox";
 import { UserError } from "../../base/errors.js";
-import { embed } from "../../session/embed.js";
-import type { Exchange } from "../exchange.js";
+import { type Exchange, embedded } from "../exchange.js";
 
 const ids = Type.Array(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 }), { minItems: 1 });
 
@@ -23,27 +22,24 @@ export const EmbeddingsBody = Type.Object(
       Type.Union([Type.Literal("float"), Type.Literal("base64")], { description: '"float" or "base64"' }),
     ),
     user: Type.Optional(Type.String({ description: "a string" })),
+    timeout: Type.Optional(Type.Number({ exclusiveMinimum: 0, description: "a number of seconds above 0" })),
   },
   { additionalProperties: false },
 );
 
 export type EmbeddingsRequest = Static<typeof EmbeddingsBody>;
 
-export async function embeddings({ reply, model }: Exchange, body: EmbeddingsRequest): Promise<void> {
+export async function embeddings(exchange: Exchange, body: EmbeddingsRequest): Promise<void> {
   const inputs = inputsOf(body.input);
-  const leave = model.queue.enter(1);
-  try {
-    const { dimensions } = body;
-    const { vectors, tokens } = await embed(model.session, { inputs, truncate: false, dimensions, normalize: true });
-    const written = (vector: Float32Array) =>
-      body.encoding_format === "base64"
-        ? Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength).toString("base64")
-        : [...vector];
-    const data = vectors.map((vector, index) => ({ object: "embedding", index, embedding: written(vector) }));
-    reply.send({ object: "list", data, model: model.id, usage: { prompt_tokens: tokens, total_tokens: tokens } });
-  } finally {
-    leave();
-  }
+  const { dimensions } = body;
+  const { vectors, tokens } = await embedded(exchange, { inputs, truncate: false, dimensions, normalize: true });
+  const written = (vector: Float32Array) =>
+    body.encoding_format === "base64"
+      ? Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength).toString("base64")
+      : [...vector];
+  const data = vectors.map((vector, index) => ({ object: "embedding", index, embedding: written(vector) }));
+  const usage = { prompt_tokens: tokens, total_tokens: tokens };
+  exchange.reply.send({ object: "list", data, model: exchange.model.id, usage });
 }
 
 function inputsOf(input: EmbeddingsRequest["input"]): (string | Int32Array)[] {

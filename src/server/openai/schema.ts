@@ -65,6 +65,8 @@ const shared = {
   return_token_ids: flag(),
   priority: integer(-(2 ** 31), 2 ** 31 - 1),
   cache_salt: text(),
+  // Seconds from the request's arrival; then it ends with an error.
+  timeout: Type.Optional(Type.Number({ exclusiveMinimum: 0, description: "a number of seconds above 0" })),
   user: text(),
 } satisfies TProperties;
 
