@@ -5,9 +5,10 @@ import { Command, InvalidArgumentError } from "commander";
 import { parseDuration } from "../base/duration.js";
 import { env, type VariableName } from "../base/env.js";
 import { type Level, setLog } from "../base/log.js";
+import { pagesFolder } from "../store/folder.js";
 import { parseAddress } from "./address.js";
 import { UsageError } from "./failure.js";
-import { addDeviceFlags, addLookupFlag, collect, type DeviceFlags, numberIn, wholeNumber } from "./flags.js";
+import { addDeviceFlags, addLookupFlag, byteCount, collect, type DeviceFlags, numberIn, wholeNumber } from "./flags.js";
 import { modelArgument } from "./model.js";
 import { pullReport } from "./progress.js";
 
@@ -31,6 +32,9 @@ interface ServeFlags extends DeviceFlags {
   readonly maxLoaded?: number;
   /** Gigabytes. */
   readonly memory?: number;
+  /** Bytes. */
+  readonly cacheMemory?: number;
+  readonly cacheDisk?: number;
   readonly logJson?: boolean;
   readonly json?: boolean;
 }
@@ -150,6 +154,7 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
     corsOrigins: flags.corsOrigin,
     auditLog: flags.auditLog,
     drainMs: flags.drain,
+    pageCache: { folder: pagesFolder(), memoryBytes: flags.cacheMemory, diskBytes: flags.cacheDisk },
     memoryBytes: flags.memory === undefined ? undefined : Math.floor(flags.memory * 1e9),
     report,
     signal: controller.signal,
@@ -207,6 +212,16 @@ export function command(): Command {
     )
     .option("--max-loaded <n>", "most models that are loaded on demand at once (default: as fit)", wholeNumber(1))
     .option("--memory <gigabytes>", "for all models together (default: nine tenths)", numberIn(0.01, 1e6))
+    .option(
+      "--cache-memory <bytes>",
+      "of a model's computed pages, those kept in memory beside the device's: 512M, 2G, 0 (default: from what is free)",
+      byteCount,
+    )
+    .option(
+      "--cache-disk <bytes>",
+      "of all models' computed pages, those kept on disk, also over restarts; 0: none (default: a tenth of what is free)",
+      byteCount,
+    )
     .option("--log-json", "log as JSON, one object a line; MILLRACE_LOG=info logs each request")
     .option("--json", "print {url, port, models} as one line of JSON when requests are taken");
   return addLookupFlag(addDeviceFlags(program))

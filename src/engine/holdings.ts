@@ -123,12 +123,7 @@ export class Holdings {
   }
 
   /** The longest prefix, in pages, that a sequence could begin with if all that `has` knows were in the cache. */
-  reach(
-    names: PageNames,
-    tokens: Int32Array,
-    most: number,
-    has: (group: number, name: string) => boolean,
-  ): number {
+  reach(names: PageNames, tokens: Int32Array, most: number, has: (group: number, name: string) => boolean): number {
     const found = this.groups.map((group) => (group.kind === "state" ? [] : new Int32Array(most)));
     let longest = most;
     for (let g = 0; g < found.length; g++) {

@@ -6,8 +6,8 @@ import { errorRecord, failure } from "./client.js";
 import { Encoder, type Pooling } from "./encoder.js";
 import { PromptLookup } from "./lookup.js";
 import { Engine, type EngineOutput } from "./loop.js";
-import type { PageStore } from "./spill.js";
 import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
+import type { PageStore } from "./spill.js";
 import type { GenerateRequest, ModelLimits, TokenConstraint, TokenGrammar } from "./types.js";
 
 /** Where constraints come from. Absent: the model has no text, so there is none. */

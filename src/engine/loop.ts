@@ -242,6 +242,11 @@ export class Engine {
     }
     while (this.flights.length > 0) await this.flights.shift()!.step.result.catch(() => {});
     for (const resolve of this.idleWaiters.splice(0)) resolve();
+    await this.flush();
+  }
+
+  /** Copies pages down that are in no tier yet. No step may be in flight, and none may follow. */
+  async flush(): Promise<void> {
     if (!this.program.lost) await this.spill?.flush(flushMs, this.options.pause);
   }
 

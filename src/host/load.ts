@@ -219,7 +219,10 @@ function pageTiers(
 function adapterDigest({ sites, scale }: AdapterSource): string {
   const hash = createHash("sha256").update(String(scale));
   for (const [site, { a, b }] of sites) {
-    hash.update(JSON.stringify([site, a.shape, b.shape])).update(a.data).update(b.data);
+    hash
+      .update(JSON.stringify([site, a.shape, b.shape]))
+      .update(a.data)
+      .update(b.data);
   }
   return hash.digest("hex");
 }

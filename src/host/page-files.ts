@@ -104,7 +104,10 @@ export class PageFolder {
     digest: string,
     private readonly about: AboutPages,
   ) {
-    this.kind = createHash("sha256").update(JSON.stringify([kind, digest])).digest("hex").slice(0, 32);
+    this.kind = createHash("sha256")
+      .update(JSON.stringify([kind, digest]))
+      .digest("hex")
+      .slice(0, 32);
     this.path = join(folder, this.kind);
   }
 
@@ -310,7 +313,9 @@ export async function digestOfFiles(folder: string, paths: readonly string[]): P
 
 async function digestOfFile(folder: string, path: string): Promise<string> {
   const { size, mtimeMs, ctimeMs, ino } = statSync(path);
-  const key = createHash("sha256").update(JSON.stringify([path, size, mtimeMs, ctimeMs, ino])).digest("hex");
+  const key = createHash("sha256")
+    .update(JSON.stringify([path, size, mtimeMs, ctimeMs, ino]))
+    .digest("hex");
   const known = join(folder, "digests");
   try {
     const text = readFileSync(join(known, key), "utf8");
