@@ -28,8 +28,6 @@ const { values: flags } = parseArgs({
 });
 const streams = Number(flags.streams);
 const dist = (path) => import(new URL(`../dist/${path}`, import.meta.url).href);
-const roles = { all, engine, server, callers };
-await roles[flags.role]();
 
 /** Runs this file in another role; resolves with what it sends first. */
 function start(role, args = [], execArgv = []) {
@@ -214,7 +212,7 @@ async function direct(engine, session) {
   for (let i = 0; i < Number(flags.alone); i++) {
     const prompt = `Say something about the number ${i}.`;
     const { request } = session.prepare({
-      ...{ prompt, n: 1, sampling: plainSampling, maxTokens: 4, minTokens: 0, stop: [], stopIds: [] },
+      ...{ prompt, n: 1, sampling: { ...plainSampling, seed: 0n }, maxTokens: 4, minTokens: 0, stop: [], stopIds: [] },
       ...{ includeStop: false, ignoreEos: true, priority: 0 },
     });
     const from = performance.now();
@@ -229,7 +227,7 @@ async function callers() {
   const port = Number(flags.port);
   const tokens = Number(flags.tokens);
   const warm = new Caller(port);
-  for (let i = 0; i < 20; i++) await warm.ask(16);
+  for (let i = 0; i < 200; i++) await warm.ask(16);
   const ttfts = [];
   for (let i = 0; i < Number(flags.alone); i++) ttfts.push((await warm.ask(4)).ttft);
   warm.end();
@@ -239,7 +237,10 @@ async function callers() {
   await Promise.all(
     Array.from({ length: streams }, async () => {
       const caller = new Caller(port);
-      while (left-- > 0) counted += (await caller.ask(tokens)).tokens;
+      while (left-- > 0) {
+        const answer = await caller.ask(tokens);
+        counted += answer.tokens;
+      }
       caller.end();
     }),
   );
@@ -288,3 +289,6 @@ class Caller {
     this.socket.end();
   }
 }
+
+const roles = { all, engine, server, callers };
+await roles[flags.role]();

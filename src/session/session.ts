@@ -113,11 +113,12 @@ export class Session {
           choice.pushSilent(event.id, event.logprobs);
           continue;
         }
-        yield* choice.push(event.id, event.logprobs);
+        // Not yield*: that asks a list for a promise of each.
+        for (const delta of choice.push(event.id, event.logprobs)) yield delta;
         if (choice.stop !== undefined) this.engine.abort(request.id, index);
         continue;
       }
-      yield* choice.flush();
+      for (const delta of choice.flush()) yield delta;
       yield finish(event, choice);
     }
   }
