@@ -26,6 +26,16 @@ export function numberIn(least: number, most: number): (text: string) => number 
   };
 }
 
+const units: Readonly<Record<string, number>> = { "": 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 };
+
+/** 1000000, 512M, 1.5G; units of 1024. */
+export function byteCount(text: string): number {
+  const [, number, unit] = /^(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?$/i.exec(text.trim()) ?? [];
+  const bytes = Math.floor(Number(number) * units[unit?.toUpperCase()]);
+  if (Number.isSafeInteger(bytes)) return bytes;
+  throw new InvalidArgumentError('It must be a number of bytes such as "0", "512M" or "20G".');
+}
+
 /** For options that may be given several times. */
 export function collect(text: string, before: readonly string[] = []): string[] {
   return [...before, text];

@@ -23,6 +23,7 @@ const commands: readonly Entry[] = [
   { name: "stop", summary: "unload a model from a server", load: () => import("./stop.js") },
   { name: "cp", summary: "give a package another name", load: () => import("./cp.js") },
   { name: "rm", summary: "remove packages", load: () => import("./rm.js") },
+  { name: "cache", summary: "show and clear kept pages of prompts", load: () => import("./cache.js") },
   { name: "key", summary: "make an API key for a server", load: () => import("./key.js") },
   { name: "inspect", summary: "show what a model file holds and what it will use", load: () => import("./inspect.js") },
   { name: "bench", summary: "measure latency or throughput", load: () => import("./bench.js") },

@@ -22,6 +22,9 @@ export interface DeviceInfo {
   /** Tokens of one step at most that make good use of it, and steps in flight; hosts have defaults for a CPU. */
   readonly stepTokens?: number;
   readonly depth?: number;
+  /** What the bytes of readPages mean, arithmetic included: programs of one plan and equal weights on devices of equal
+   *  formats can exchange pages, and do so without holding up a step. Absent: pages are not to leave. */
+  readonly pageFormat?: string;
   /** Names of the ops that compile() takes; fusion passes ask. */
   readonly ops: ReadonlySet<string>;
 }
@@ -97,6 +100,8 @@ export interface AdapterSource {
   readonly sites: ReadonlyMap<string, { a: HostTensor<Float32Array>; b: HostTensor<Float32Array> }>;
   /** alpha / r. */
   readonly scale: number;
+  /** Of its contents. Absent: what was computed with it is of no use to another process. */
+  readonly digest?: string;
 }
 
 export interface Program {

@@ -16,6 +16,7 @@ export class DeviceGroup implements Device {
     this.info = {
       ...info,
       name: `reference x${ranks}`,
+      pageFormat: `reference x${ranks}`,
       description: `${ranks} ranks in lockstep: ${info.description}`,
       ops: new Set([...info.ops].filter((op) => !fused.includes(op))),
     };

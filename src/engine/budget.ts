@@ -50,6 +50,11 @@ export class StepBudget {
     return Math.min(1, (costs.perToken * tokens) / (costs.fixed + costs.perToken * tokens));
   }
 
+  /** Milliseconds that computing so many tokens of a prompt takes; undefined until some have been. */
+  promptMs(tokens: number): number | undefined {
+    return this.large && (tokens * this.large.ms) / this.large.tokens;
+  }
+
   /** Milliseconds; undefined until a large step has been seen. */
   private costs(): { fixed: number; perToken: number } | undefined {
     const { small, large } = this;

@@ -23,6 +23,8 @@ export class Holdings {
   /** Tokens a page, the same in every paged group; state groups are snapshot at multiples of it. */
   readonly pageTokens: number;
   readonly hasStates: boolean;
+  /** Hears of pages that can be found from now on, and that other processes could use. */
+  onNamed: (group: number, page: number, name: string) => void = () => {};
 
   constructor(private readonly program: Pick<Program, "caches" | "copyPages">) {
     this.groups = program.caches;
@@ -106,26 +108,12 @@ export class Holdings {
    * Returns its length in pages.
    */
   adopt(held: readonly Held[], names: PageNames, tokens: Int32Array, most: number): number {
-    const found = this.groups.map((group) => (group.kind === "state" ? [] : new Int32Array(most)));
-    let longest = most;
-    for (let g = 0; g < held.length; g++) {
-      const { kind, window } = this.groups[g];
-      if (kind === "state") continue;
-      let run = 0; // pages in the cache without a gap, up to here
-      for (let i = 0; i < longest; i++) {
-        run = this.pools[g].find(names.at(i, tokens)) === undefined ? 0 : run + 1;
-        found[g][i] = run;
-        if (run === 0 && window === undefined) longest = i;
-      }
-    }
-    let pages = longest;
-    while (pages > 0 && !this.startsAt(pages, found, names, tokens)) pages--;
+    const pages = this.reach(names, tokens, most, (g, name) => this.pools[g].find(name) !== undefined);
     if (pages === 0) return 0;
     for (let g = 0; g < held.length; g++) {
-      const { kind, window } = this.groups[g];
-      const first = window === undefined ? 0 : this.firstSeen(window, pages * this.pageTokens);
-      held[g].first = kind === "state" ? 0 : first;
-      for (let i = kind === "state" ? pages - 1 : first; i < pages; i++) {
+      const first = this.firstOf(g, pages);
+      held[g].first = this.groups[g].kind === "state" ? 0 : first;
+      for (let i = first; i < pages; i++) {
         const id = this.pools[g].find(names.at(i, tokens))!;
         this.pools[g].retain(id);
         held[g].ids.push(id);
@@ -134,12 +122,44 @@ export class Holdings {
     return pages;
   }
 
+  /** The longest prefix, in pages, that a sequence could begin with if all that `has` knows were in the cache. */
+  reach(names: PageNames, tokens: Int32Array, most: number, has: (group: number, name: string) => boolean): number {
+    const found = this.groups.map((group) => (group.kind === "state" ? [] : new Int32Array(most)));
+    let longest = most;
+    for (let g = 0; g < found.length; g++) {
+      const { kind, window } = this.groups[g];
+      if (kind === "state") continue;
+      let run = 0; // pages that are there without a gap, up to here
+      for (let i = 0; i < longest; i++) {
+        run = has(g, names.at(i, tokens)) ? run + 1 : 0;
+        found[g][i] = run;
+        if (run === 0 && window === undefined) longest = i;
+      }
+    }
+    const startsAt = (pages: number) =>
+      this.groups.every(({ kind }, g) =>
+        kind === "state" ? has(g, names.at(pages - 1, tokens)) : found[g][pages - 1] >= pages - this.firstOf(g, pages),
+      );
+    let pages = longest;
+    while (pages > 0 && !startsAt(pages)) pages--;
+    return pages;
+  }
+
+  /** Of a prefix of so many pages, the first that is needed to go on; in state groups the snapshot's. */
+  firstOf(g: number, pages: number): number {
+    const { kind, window } = this.groups[g];
+    if (kind === "state") return pages - 1;
+    return window === undefined ? 0 : this.firstSeen(window, pages * this.pageTokens);
+  }
+
   /** Pages from..to of the sequence are full and final: they can be found from now on. */
   name(held: readonly Held[], names: PageNames, tokens: Int32Array, from: number, to: number): void {
     for (let g = 0; g < held.length; g++) {
       if (this.groups[g].kind === "state") continue;
       for (let i = Math.max(from, held[g].first); i < to; i++) {
-        this.pools[g].name(held[g].ids[i - held[g].first], names.at(i, tokens));
+        const page = held[g].ids[i - held[g].first];
+        const name = names.at(i, tokens);
+        if (this.pools[g].name(page, name) && names.lasting) this.onNamed(g, page, name);
       }
     }
   }
@@ -196,13 +216,5 @@ export class Holdings {
   /** The first page that a token at `position` sees. */
   private firstSeen(window: number, position: number): number {
     return Math.floor(Math.max(0, position - window + 1) / this.pageTokens);
-  }
-
-  private startsAt(pages: number, found: readonly ArrayLike<number>[], names: PageNames, tokens: Int32Array): boolean {
-    return this.groups.every(({ kind, window }, g) => {
-      if (kind === "state") return this.pools[g].find(names.at(pages - 1, tokens)) !== undefined;
-      if (window === undefined) return true;
-      return found[g][pages - 1] >= pages - this.firstSeen(window, pages * this.pageTokens);
-    });
   }
 }

@@ -7,6 +7,7 @@ import { Encoder, type Pooling } from "./encoder.js";
 import { PromptLookup } from "./lookup.js";
 import { Engine, type EngineOutput } from "./loop.js";
 import type { ClientMessage, HandledEvent, HostMessage, Port } from "./protocol.js";
+import type { PageStore } from "./spill.js";
 import type { GenerateRequest, ModelLimits, TokenConstraint, TokenGrammar } from "./types.js";
 
 /** Where constraints come from. Absent: the model has no text, so there is none. */
@@ -26,6 +27,8 @@ export interface LoadedModel {
   readonly modelLimits: ModelLimits;
   /** The program is an encoder's: it gives embeddings. */
   readonly pooling?: Pooling;
+  /** EngineOptions.store. */
+  readonly store?: PageStore;
   /** EngineOptions.stepTokens. */
   readonly stepTokens?: number;
   /** Whether tokens are guessed from the text (lookup.ts). */
@@ -133,6 +136,7 @@ class Host {
         pause,
         output: this.outbox,
         stepTokens: model.stepTokens,
+        store: model.store,
         drafter: model.lookup ? () => new PromptLookup() : undefined,
         lost: this.lost,
       });

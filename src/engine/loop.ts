@@ -11,6 +11,7 @@ import type { Drafter } from "./lookup.js";
 import { PageNames } from "./names.js";
 import { type Entry, Scheduler } from "./scheduler.js";
 import { noDrafts, type RequestRecord, Sequence } from "./sequence.js";
+import { type PageStore, Spill } from "./spill.js";
 import type {
   EngineStats,
   FinishReason,
@@ -43,6 +44,9 @@ export interface EngineOptions {
   readonly stepTokens?: number;
   /** false: no page is found again by its content. */
   readonly prefixCache?: boolean;
+  /** Where pages go that the device gives up, and come back from. States stay where they are: a model that has them uses
+   *  none. Undefined: nowhere. */
+  readonly store?: PageStore;
   /** Makes a choice's drafter: its guesses are checked, several in a step. For devices whose rows do not depend on each
    *  other. Undefined: nothing is guessed. */
   readonly drafter?: (request: GenerateRequest, index: number) => Drafter;
@@ -50,6 +54,9 @@ export interface EngineOptions {
 
 /** Milliseconds after a launch for which masks are awaited: most are there when the forward ends. */
 const maskPatience = 2;
+
+/** Milliseconds that closing may spend on copying pages down. */
+const flushMs = 2000;
 
 /** A row whose draw counts for nothing. late: its mask was not there. failed: it never will be. ended: nothing could follow.
  *  Else what must follow takes the place of the draw. */
@@ -71,9 +78,10 @@ export class Engine {
   readonly scheduler: Scheduler;
   private readonly holdings: Holdings;
   private readonly budget: StepBudget;
+  private readonly spill: Spill | undefined;
   private readonly output: EngineOutput;
   private readonly requests = new Map<string, RequestRecord>();
-  private readonly adapters = new Map<string, { slot: number; version: number }>();
+  private readonly adapters = new Map<string, { slot: number; version: number | string }>();
   /** Steps in flight, oldest first. */
   private flights: Flight[] = [];
   private arrivals = 0;
@@ -89,8 +97,9 @@ export class Engine {
   private guessedRight = 0;
   private settledAt = 0;
   private closed = false;
-  /** Called when there is something to do again. */
-  private wake: () => void = () => {};
+  /** There has been something to do since it was last looked for. */
+  private woken = false;
+  private resume: () => void = () => {};
   private idleWaiters: (() => void)[] = [];
 
   constructor(
@@ -101,8 +110,17 @@ export class Engine {
     this.output = options.output;
     this.holdings = new Holdings(program);
     this.budget = new StepBudget(limits.maxTokens, options.stepTokens);
-    this.scheduler = new Scheduler(this.holdings, limits, options.prefixCache ?? true, (sequence) =>
-      this.admitted(sequence),
+    const { store, now } = options;
+    if (store && !this.holdings.hasStates) {
+      const promptMs = (tokens: number) => this.budget.promptMs(tokens);
+      this.spill = new Spill(program, this.holdings, store, { now, wake: () => this.wake(), promptMs });
+    }
+    this.scheduler = new Scheduler(
+      this.holdings,
+      limits,
+      options.prefixCache ?? true,
+      (sequence) => this.admitted(sequence),
+      (sequence) => this.spill?.seek(sequence) ?? false,
     );
   }
 
@@ -123,9 +141,10 @@ export class Engine {
       open: request.n,
     };
     const salt = JSON.stringify([request.cacheSalt ?? "", adapter?.version ?? 0]);
+    const lasting = typeof adapter?.version !== "number";
     const now = this.options.now();
     for (let index = 0; index < request.n; index++) {
-      const names = new PageNames(this.holdings.pageTokens, salt);
+      const names = new PageNames(this.holdings.pageTokens, salt, lasting);
       const held = this.holdings.none();
       const arrival = this.arrivals++;
       const limit = constraint?.(index);
@@ -165,7 +184,7 @@ export class Engine {
     }
     this.adapters.delete(name);
     await this.program.loadAdapter(slot, source);
-    if (source) this.adapters.set(name, { slot, version: ++this.adapterVersions });
+    if (source) this.adapters.set(name, { slot, version: source.digest ?? ++this.adapterVersions });
   }
 
   stats(): EngineStats {
@@ -182,6 +201,7 @@ export class Engine {
       generatedTokens: this.generatedTokens,
       prefixQueries: this.prefixQueries,
       prefixHits: this.prefixHits,
+      tiers: this.spill?.stats(),
       draftTokens: this.guessed,
       acceptedTokens: this.guessedRight,
     };
@@ -189,6 +209,7 @@ export class Engine {
 
   /** Launches what can be launched and sees the oldest step through. False where there was nothing to do. */
   async step(): Promise<boolean> {
+    if (this.spill?.work(this.scheduler.running.length === 0)) this.woken = true;
     while (this.flights.length < this.limits.depth && this.launch()) await this.release(this.flights.at(-1)!);
     const flight = this.flights.shift();
     if (!flight) {
@@ -211,21 +232,40 @@ export class Engine {
     while (!this.closed) {
       if (this.requests.size === 0 && this.flights.length === 0) {
         for (const resolve of this.idleWaiters.splice(0)) resolve();
-        await new Promise<void>((resolve) => {
-          this.wake = resolve;
-        });
+        if (this.spill?.work(true)) await this.options.pause();
+        else await this.rest();
         continue;
       }
       if (await this.step()) await this.options.pause();
-      // Every sequence waits for its mask.
-      else if (this.requests.size > 0 && !this.closed) {
-        await new Promise<void>((resolve) => {
-          this.wake = resolve;
-        });
-      }
+      // Every sequence waits, for its mask or for pages.
+      else if (this.requests.size > 0 && !this.closed) await this.rest();
     }
     while (this.flights.length > 0) await this.flights.shift()!.step.result.catch(() => {});
     for (const resolve of this.idleWaiters.splice(0)) resolve();
+    await this.flush();
+  }
+
+  /** Copies pages down that are in no tier yet. No step may be in flight, and none may follow. */
+  async flush(): Promise<void> {
+    if (!this.program.lost) await this.spill?.flush(flushMs, this.options.pause);
+  }
+
+  /** Until there is something to do; messages are let in at least once. */
+  private async rest(): Promise<void> {
+    if (this.woken) {
+      this.woken = false;
+      await this.options.pause();
+      return;
+    }
+    await new Promise<void>((resolve) => {
+      this.resume = resolve;
+    });
+    this.woken = false;
+  }
+
+  private wake(): void {
+    this.woken = true;
+    this.resume();
   }
 
   /** Resolves when no request is left; new ones are still taken. Only while run() works. */
@@ -511,6 +551,7 @@ export class Engine {
       }
     }
     this.holdings.forgetAll();
+    this.spill?.forget();
   }
 }
 

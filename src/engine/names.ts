@@ -8,9 +8,11 @@ export class PageNames {
   private readonly keys: string[] = [];
   private readonly input: Int32Array;
 
+  /** lasting: the salt means the same in another process. */
   constructor(
     private readonly pageTokens: number,
     salt: string,
+    readonly lasting = true,
   ) {
     this.parent = sha256Words(new TextEncoder().encode(salt));
     this.input = new Int32Array(8 + pageTokens);

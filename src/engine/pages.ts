@@ -18,6 +18,8 @@ export class PagePool {
   private readonly names: (string | undefined)[];
   private readonly byName = new Map<string, number>();
   private unreferenced: number;
+  /** Hears of a page that can no longer be found, before anybody writes to it. */
+  onForgotten: (page: number, name: string) => void = () => {};
 
   constructor(readonly numPages: number) {
     this.references = new Int32Array(numPages);
@@ -47,6 +49,8 @@ export class PagePool {
     const page = this.next[this.numPages];
     if (page === this.numPages) return -1;
     this.unlink(page);
+    const name = this.names[page];
+    if (name !== undefined) this.onForgotten(page, name);
     this.forget(page);
     this.references[page] = 1;
     return page;
@@ -68,12 +72,19 @@ export class PagePool {
     return this.references[page] > 1 || this.names[page] !== undefined;
   }
 
-  /** The first page of a name keeps it: a second one of the same content stays nameless. */
-  name(page: number, name: string): void {
-    if (this.byName.has(name)) return;
+  /** The first page of a name keeps it: a second one of the same content stays nameless (false). */
+  name(page: number, name: string): boolean {
+    if (this.byName.has(name)) return false;
     this.forget(page);
     this.names[page] = name;
     this.byName.set(name, page);
+    return true;
+  }
+
+  /** A cached page becomes the last to be taken. */
+  touch(page: number): void {
+    this.retain(page);
+    this.release(page);
   }
 
   find(name: string): number | undefined {

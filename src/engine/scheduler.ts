@@ -57,6 +57,8 @@ export class Scheduler {
     private readonly limits: StepLimits,
     private readonly prefixCache: boolean,
     private readonly onAdmitted: (sequence: Sequence) => void,
+    /** True: more of its prefix is on its way; it is `fetching` until that is in the cache. */
+    private readonly fetch: (sequence: Sequence) => boolean = () => false,
   ) {
     this.freeSlots = Array.from({ length: limits.slots }, (_, i) => limits.slots - 1 - i);
   }
@@ -173,7 +175,7 @@ export class Scheduler {
     for (const s of this.waiting) {
       // The waiting are in order of priority: whoever comes now is behind.
       if (first && s.request.priority > first.request.priority) break;
-      if (s.follows || s.inFlight > 0) continue;
+      if (s.follows || s.fetching || s.inFlight > 0) continue;
       if (!first || this.inLine(s, first) < 0) first = s;
     }
     return first;
@@ -183,6 +185,7 @@ export class Scheduler {
     for (;;) {
       const sequence = this.next();
       if (!sequence) return;
+      if (this.fetches(sequence)) continue;
       this.findPrefix(sequence);
       while (!this.fits(sequence)) {
         const worst = this.worst(this.running);
@@ -210,8 +213,19 @@ export class Scheduler {
     this.shareWithFollowers(sequence);
   }
 
+  private usesCache(sequence: Sequence): boolean {
+    return this.prefixCache && sequence.computed === 0 && !sequence.record.promptLogprobs;
+  }
+
+  /** Once each time that it waits with nothing computed. */
+  private fetches(sequence: Sequence): boolean {
+    if (sequence.sought || !this.usesCache(sequence)) return false;
+    sequence.sought = true;
+    return this.fetch(sequence);
+  }
+
   private findPrefix(sequence: Sequence): void {
-    if (!this.prefixCache || sequence.computed > 0 || sequence.record.promptLogprobs) return;
+    if (!this.usesCache(sequence)) return;
     const { pageTokens } = this.holdings;
     const most = Math.floor((sequence.length - 1) / pageTokens);
     const pages = this.holdings.adopt(sequence.held, sequence.names, sequence.tokens, most);
@@ -306,6 +320,7 @@ export class Scheduler {
     this.holdings.release(s.held);
     s.computed = 0;
     s.named = 0;
+    s.sought = false;
     s.sharesPrompt = false;
     s.drafts = noDrafts;
     if (!s.running) return;

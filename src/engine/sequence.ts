@@ -63,6 +63,10 @@ export class Sequence {
   follows = false;
   /** Has been given the prompt's pages by another choice and has not run since. */
   sharesPrompt = false;
+  /** Whether the tiers below the device have been asked for its prefix since it came, or came back, to wait. */
+  sought = false;
+  /** Waits for pages that come from there. */
+  fetching = false;
   /** The step that last took tokens of it. */
   lastStep = 0;
   /** Its mask was not there when it could have drawn: it waits for it. */

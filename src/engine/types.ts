@@ -112,6 +112,16 @@ export interface Timings {
   readonly generatedTokens: number;
 }
 
+/** Pages below the device, by where they are: in this machine's memory, on its disk. */
+export interface TierStats {
+  /** Of the pages that the device did not have: those that were there, and those that were not. */
+  readonly hits: number;
+  readonly misses: number;
+  /** Held now. */
+  readonly pages: number;
+  readonly bytes: number;
+}
+
 export interface EngineStats {
   readonly running: number;
   readonly waiting: number;
@@ -127,6 +137,15 @@ export interface EngineStats {
   readonly generatedTokens: number;
   readonly prefixQueries: number;
   readonly prefixHits: number;
+  /** Absent where pages that the device gives up are gone. */
+  readonly tiers?: {
+    readonly memory: TierStats;
+    readonly disk: TierStats;
+    /** Pages that were there, but were expected to be computed sooner than fetched. */
+    readonly skipped: number;
+    /** Files that were not what they should have been, and were removed. */
+    readonly damaged: number;
+  };
   /** Guessed tokens that were checked, and those that were right. */
   readonly draftTokens: number;
   readonly acceptedTokens: number;
@@ -144,7 +163,13 @@ export interface ModelLimits {
   readonly embeddingSize?: number;
   /** It takes the device's own memory, not the machine's. */
   readonly ownMemory?: boolean;
-  readonly memory: { readonly weights: number; readonly workspace: number; readonly cache: number };
+  readonly memory: {
+    readonly weights: number;
+    readonly workspace: number;
+    readonly cache: number;
+    /** The most that pages which have left the device take of the machine's memory. */
+    readonly tier?: number;
+  };
   /** Names that requests may give; absent: none. */
   readonly adapters?: readonly string[];
 }

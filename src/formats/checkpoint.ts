@@ -62,6 +62,8 @@ export interface Checkpoint {
   close(): void;
   /** Of all files. */
   readonly fileBytes: number;
+  /** The files that hold the tensors; absent where none do. */
+  readonly paths?: readonly string[];
   /** What the model is called where nobody gave it a name: the file's or folder's own. */
   readonly label: string;
 }

@@ -65,6 +65,7 @@ interface Located {
 class FileCheckpoint implements Checkpoint {
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   readonly fileBytes: number;
+  readonly paths: readonly string[];
   private closed = false;
 
   constructor(
@@ -75,6 +76,7 @@ class FileCheckpoint implements Checkpoint {
     private readonly onClose: () => void = () => {},
   ) {
     this.tensors = new Map([...located].map(([name, { info }]) => [name, info]));
+    this.paths = files.map(({ path }) => path);
     this.fileBytes = files.reduce((sum, file) => sum + file.size, 0);
   }
 

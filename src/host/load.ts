@@ -1,10 +1,11 @@
 // Owns: from what a client asks for (a LoadSpec) to a program ready for the engine: opens the checkpoint, builds the plan,
 // opens the device, and decides how much memory and context the model gets. Runs in the engine's thread or process.
 
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { UserError } from "../base/errors.js";
-import type { Device, KvDType, Limits, MemoryReport } from "../device/device.js";
+import type { AdapterSource, Device, KvDType, Limits, MemoryReport, Program } from "../device/device.js";
 import { openDevice } from "../device/open.js";
 import type { LoadedModel } from "../engine/host.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
@@ -19,6 +20,9 @@ import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
 import { GrammarHost } from "./grammar.js";
 import { loadEncoder } from "./load-encoder.js";
+import type { PageWorkerData } from "./page-protocol.js";
+import { type PageCacheSpec, pageKind, WorkerPageStore } from "./page-store.js";
+import { version } from "./version.js";
 
 export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
@@ -46,6 +50,8 @@ export interface LoadSpec extends CheckpointSpec {
   readonly lookup?: boolean;
   /** LoRA adapters, by the names that requests call them: GGUF files or PEFT folders. Default: none. */
   readonly adapters?: readonly { readonly name: string; readonly path: string }[];
+  /** Tiers below the device's pages, which outlive this process. Default: none. */
+  readonly pageCache?: PageCacheSpec;
 }
 
 // The pool has pages for one sequence of the whole context, or for maxSequences of `usualTokens`, whichever is more: a
@@ -134,9 +140,12 @@ export async function loadModel(
     const adapters = await Promise.all((spec.adapters ?? []).map((one) => readAdapter(one, checkpoint)));
     const program = await device.compile(plan, checkpoint, limits, { onProgress });
     const { weights, workspace, cache } = program.memory;
+    const below = spec.pageCache && pageTiers(spec.pageCache, { checkpoint, device, plan, limits, program });
+    const store = below && (await WorkerPageStore.open(below));
     return {
       program,
       limits,
+      store,
       constraints: new GrammarHost({ path: spec.path, vocabSize: program.vocabSize }),
       modelLimits: {
         contextLength: limits.contextLength,
@@ -145,13 +154,14 @@ export async function loadModel(
         maxSequences: limits.maxSequences,
         device: device.info.description,
         ownMemory: device.info.ownMemory ?? false,
-        memory: { weights, workspace, cache },
+        memory: { weights, workspace, cache, tier: below?.memoryBytes ?? 0 },
         adapters: adapters.map(({ name }) => name),
       },
       adapters,
       stepTokens: spec.stepTokens,
       lookup: (spec.lookup ?? true) && device.info.rowInvariant,
       close: async () => {
+        await store?.close();
         await program.close();
         await device.close();
         checkpoint.close();
@@ -163,10 +173,65 @@ export async function loadModel(
   }
 }
 
+/** Of the memory that is still free, what pages below the device may take where nobody says; and the most. */
+const tierShare = 1 / 16;
+const largestTier = 2 * 2 ** 30;
+
+interface Loaded {
+  readonly checkpoint: Checkpoint;
+  readonly device: Device;
+  readonly plan: Plan;
+  readonly limits: Limits;
+  readonly program: Program;
+}
+
+/** undefined: this model's pages stay on its device. */
+function pageTiers(
+  { folder, name, memoryBytes, diskBytes }: PageCacheSpec,
+  { checkpoint, device, plan, limits, program }: Loaded,
+): PageWorkerData | undefined {
+  const { pageFormat: format, description, memoryBytes: free } = device.info;
+  const { caches: groups } = program;
+  if (format === undefined || checkpoint.paths === undefined || groups.some(({ kind }) => kind === "state")) return;
+  const { kvDtype, deterministic } = limits;
+  const full = groups.findIndex(({ window }) => window === undefined);
+  const group = Math.max(0, full);
+  const usual = Math.min(largestTier, Math.floor(Math.max(0, free - limits.memoryBytes) * tierShare));
+  const memory = memoryBytes ?? usual;
+  if (memory === 0 && diskBytes === 0) return;
+  return {
+    folder,
+    files: checkpoint.paths,
+    kind: pageKind({ version: version(), plan, format, kvDtype, deterministic, groups }),
+    about: {
+      model: name ?? checkpoint.label,
+      device: description,
+      kvDtype,
+      pageTokens: groups[group].pageTokens,
+      group,
+    },
+    memoryBytes: memory,
+    diskBytes,
+  };
+}
+
+/** Of what it changes, and by how much. */
+function adapterDigest({ sites, scale }: AdapterSource): string {
+  const hash = createHash("sha256").update(String(scale));
+  for (const [site, { a, b }] of sites) {
+    hash
+      .update(JSON.stringify([site, a.shape, b.shape]))
+      .update(a.data)
+      .update(b.data);
+  }
+  return hash.digest("hex");
+}
+
 async function readAdapter({ name, path }: { name: string; path: string }, model: Checkpoint) {
   const adapter = await openAdapter(path);
   try {
-    return { name, source: loraAdapter(adapter, modelConfig(model)) };
+    const source = loraAdapter(adapter, modelConfig(model));
+    return { name, source: { ...source, digest: adapterDigest(source) } };
   } finally {
     adapter.close();
   }

@@ -14,6 +14,8 @@ export interface LocalModel extends Servable {
   readonly path: string;
   /** undefined: a path. */
   readonly package?: Package;
+  /** LoRA adapters besides the package's own: GGUF files or PEFT folders. */
+  readonly adapters?: readonly { readonly name: string; readonly path: string }[];
 }
 
 export interface LoadSettings {
@@ -26,6 +28,8 @@ export interface LoadSettings {
   readonly maxSequences?: number;
   /** Choices that may wait for one model beyond those that run; more are a 429. Default 256. */
   readonly maxWaiting?: number;
+  /** Tiers below the device's pages; undefined: none. */
+  readonly pageCache?: LoadSpec["pageCache"];
   /** Tokens, of prompts and the longest answers they ask for, that a model's open requests may come to; more are a 429. */
   readonly maxQueuedTokens?: number;
   readonly onLoadProgress?: (model: string, done: number, total: number) => void;
@@ -43,7 +47,10 @@ export class NamedModels implements ModelSource<LocalModel> {
   ) {}
 
   find(name: string): LocalModel | null {
-    return this.models.find(({ id }) => id === name) ?? this.models.find(({ id }) => id === untagged(name)) ?? null;
+    const called = (wanted: string) =>
+      this.models.find(({ id }) => id === wanted) ??
+      this.models.find(({ adapters }) => adapters?.some((one) => one.name === wanted));
+    return called(name) ?? called(untagged(name)) ?? null;
   }
 
   list(): readonly LocalModel[] {
@@ -85,18 +92,23 @@ function localModel(one: Package): LocalModel {
 async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSettings): Promise<Loaded> {
   const { id, path } = model;
   const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256, maxQueuedTokens } = settings;
+  const pageCache = settings.pageCache && { ...settings.pageCache, name: id };
   const { threads, memoryBytes, signal, contextLength = settings.contextLength } = grant;
-  const adapters = packageAdapters(model.package);
+  const own = packageAdapters(model.package);
+  const adapters = [...own, ...(model.adapters ?? [])];
   const { session, engine, label, fileBytes } = await openSession({
-    spec: { path, adapters, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
+    spec: {
+      ...{ path, adapters, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
+      pageCache,
+    },
     carrier: () => processCarrier((pid) => settings.onEngineStart?.(id, pid)),
     template: model.package?.template,
-    adapter: adapters[0]?.name,
+    adapter: own[0]?.name,
     onProgress: (done, total) => settings.onLoadProgress?.(id, done, total),
     signal,
   });
   const { limits } = session;
-  const { weights, workspace, cache } = limits.memory;
+  const { weights, workspace, cache, tier = 0 } = limits.memory;
   return {
     served: {
       id,
@@ -106,7 +118,7 @@ async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSett
       fingerprint: fingerprint(label, fileBytes, limits.device, kvDtype ?? "default"),
       defaults: model.package,
     },
-    hostBytes: limits.ownMemory ? 0 : weights + workspace + cache,
+    hostBytes: tier + (limits.ownMemory ? 0 : weights + workspace + cache),
     grantThreads: (count) => engine.grant(count),
     close: () => engine.close(),
   };

@@ -38,6 +38,11 @@ export class Session {
     private readonly adapter?: string,
   ) {}
 
+  /** The same model; jobs that name no adapter have this one. */
+  withAdapter(name: string): Session {
+    return new Session(this.engine, this.text, this.endIds, name);
+  }
+
   get limits(): ModelLimits {
     return this.engine.limits;
   }

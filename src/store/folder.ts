@@ -5,6 +5,7 @@
 //   models/<key>/<file>                                  a model's files under their own names: hard links to blobs
 //   partial/<key>                                        downloads under way or cut; resumed
 //   pending/<pid>-<n>                                    what a live process needs that no manifest names yet
+//   pages/                                               computed pages of prompts (host/page-files.ts); all may go
 //   locks/<key>, locks/store                             who is writing that blob; who is naming or sweeping
 import { homedir } from "node:os";
 import { join, resolve } from "node:path";
@@ -17,4 +18,9 @@ export function dataFolder(): string {
   if (process.platform === "win32") return join(env("LOCALAPPDATA") ?? join(homedir(), "AppData", "Local"), "millrace");
   if (process.platform === "darwin") return join(homedir(), "Library", "Application Support", "millrace");
   return join(env("XDG_DATA_HOME") ?? join(homedir(), ".local", "share"), "millrace");
+}
+
+/** Where computed pages of prompts are kept. */
+export function pagesFolder(): string {
+  return join(dataFolder(), "pages");
 }

@@ -21,6 +21,7 @@ export interface WorldOptions {
   contextLength?: number;
   prefixCache?: boolean;
   drafter?: EngineOptions["drafter"];
+  store?: EngineOptions["store"];
   fault?: Fault;
   beforeResult?: () => Promise<void>;
 }
@@ -70,6 +71,7 @@ export class World {
       stepTokens: o.stepTokens ?? 512,
       prefixCache: o.prefixCache,
       drafter: o.drafter,
+      store: o.store,
       pause: async () => {},
       now: () => this.clock++,
       output: {

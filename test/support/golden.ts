@@ -16,8 +16,12 @@ export interface GoldenCase {
 
 export const goldenNames = readdirSync(folder);
 
+export function tinyFolder(name: string): string {
+  return `${folder}${name}`;
+}
+
 export function openTiny(name: string): Promise<Checkpoint> {
-  return openCheckpoint(`${folder}${name}`);
+  return openCheckpoint(tinyFolder(name));
 }
 
 export function goldenCases(name: string): readonly GoldenCase[] {

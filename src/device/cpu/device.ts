@@ -38,6 +38,7 @@ export class CpuDevice implements Device {
       pageTokens,
       // Tiles round to bf16 in long steps, unless Limits.deterministic forbids it.
       rowInvariant: this.native.isa() !== "AMX",
+      pageFormat: this.native.library,
       ops: loweredOps,
     };
   }

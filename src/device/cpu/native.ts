@@ -10,6 +10,8 @@ import { UserError } from "../../base/errors.js";
 export type Handle = unknown;
 
 export interface Native {
+  /** The library's path in the build folder, which names its sources by their hash. */
+  readonly library: string;
   isa(): string;
   tokenGroup(): number;
   rowGroup(): number;
@@ -160,12 +162,12 @@ export function loadNative(): Native {
       { code: "device_unavailable" },
     );
   }
-  loaded = bind(koffi, join(buildDir, manifest.libraries[variant.isa]));
+  loaded = bind(koffi, manifest.libraries[variant.isa]);
   return loaded;
 }
 
-function bind(koffi: typeof import("koffi"), path: string): Native {
-  const lib = koffi.load(path);
+function bind(koffi: typeof import("koffi"), library: string): Native {
+  const lib = koffi.load(join(buildDir, library));
   const i32 = "const int32_t*";
   const f32 = "const float*";
   const func = (name: string, result: string, args: string[]) => lib.func(`mr_${name}`, result, args);
@@ -174,6 +176,7 @@ function bind(koffi: typeof import("koffi"), path: string): Native {
   const quantize = func("quantize", "int", ["int", "const uint8_t*", "double", "int", "uint8_t*", "int"]);
   const supports = func("supports", "int", ["int", "int"]);
   return {
+    library,
     isa: func("isa", "str", []),
     tokenGroup: func("token_group", "int", []),
     rowGroup: func("row_group", "int", []),

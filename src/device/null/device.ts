@@ -19,6 +19,7 @@ export class NullDevice implements Device {
       memoryBytes,
       pageTokens,
       rowInvariant: true,
+      pageFormat: "null",
       ops: new Set(allOps().keys()),
     };
   }

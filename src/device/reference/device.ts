@@ -26,6 +26,7 @@ export class ReferenceDevice implements Device {
       memoryBytes: options.memoryBytes ?? 4 * 2 ** 30,
       pageTokens,
       rowInvariant: true,
+      pageFormat: "reference",
       ops: new Set(allOps().keys()),
     };
   }

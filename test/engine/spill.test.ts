@@ -1,0 +1,164 @@
+// Pages below the device: what is fetched is what was put, whoever runs meanwhile, and nobody waits for a store that does
+// not answer. On the null device, whose next token depends on every page that attention sees.
+import { describe, expect, test } from "vitest";
+import type { PageStore, Tier } from "../../src/engine/spill.js";
+import { ids, pageTokens, request, World, type WorldOptions } from "./harness.js";
+
+/** In memory; answers when it is told to. */
+class TestStore implements PageStore {
+  readonly pages = new Map<string, Uint8Array>();
+  readonly asked: (readonly string[])[] = [];
+  takes = true;
+  tier: Tier = "disk";
+  /** false: what is asked for is no longer there. */
+  keeps = true;
+  gate: Promise<void> = Promise.resolve();
+
+  get stats() {
+    const held = { pages: this.pages.size, bytes: 0 };
+    return { memory: held, disk: held, damaged: 0 };
+  }
+  find(key: string): Tier | undefined {
+    return this.pages.has(key) ? this.tier : undefined;
+  }
+  put(key: string, bytes: Uint8Array): void {
+    this.pages.set(key, bytes.slice());
+  }
+  async get(keys: readonly string[]) {
+    this.asked.push(keys);
+    await this.gate;
+    if (!this.keeps) for (const key of keys) this.pages.delete(key);
+    return keys.map((key) => this.pages.get(key)?.slice());
+  }
+}
+
+const prompt = ids(45, 3);
+const most = Math.floor((prompt.length - 1) / pageTokens) * pageTokens;
+
+async function alone(id: string, store?: TestStore, more: WorldOptions = {}) {
+  const world = new World({ ...more, store });
+  world.submit(request(id, prompt));
+  await world.finish();
+  await world.engine.flush();
+  return world;
+}
+
+describe("pages below the device", () => {
+  test("a prompt that another engine computed is fetched, and its answer is the same", async () => {
+    const store = new TestStore();
+    const first = await alone("a", store);
+    const plain = await alone("a");
+    expect(first.tokens("a")).toEqual(plain.tokens("a"));
+    expect(store.asked).toEqual([]);
+
+    const second = await alone("a", store);
+    expect(second.of("a").starts[0].cachedTokens).toBe(most);
+    expect(second.tokens("a")).toEqual(plain.tokens("a"));
+    const { tiers, prefixHits } = second.engine.stats();
+    expect(prefixHits).toBe(most);
+    expect(tiers!.disk).toMatchObject({ hits: most / pageTokens, misses: 0 });
+    expect(tiers!.memory).toMatchObject({ hits: 0, misses: most / pageTokens });
+    // behind the window of 10 nothing is read: of that group only the last pages are asked for
+    const groups = store.asked.flat().map((key) => key.charCodeAt(0));
+    expect(groups.filter((g) => g === 0)).toHaveLength(most / pageTokens);
+    expect(groups.filter((g) => g === 1).length).toBeLessThan(most / pageTokens);
+  });
+
+  test("pages that make room for others are kept", async () => {
+    const store = new TestStore();
+    // One page a step goes down of itself at most: the clock stands still.
+    const world = new World({ store, pages: 16, windowPages: 16, contextLength: 64 });
+    for (let i = 0; i < 4; i++) {
+      world.submit(request(`${i}`, i === 0 ? prompt : ids(45, 100 + i)));
+      await world.finish();
+    }
+    world.submit(request("again", prompt));
+    await world.finish();
+    expect(world.of("again").starts[0].cachedTokens).toBe(most);
+    expect(world.tokens("again")).toEqual(world.tokens("0"));
+  });
+
+  test("others run while pages are fetched", async () => {
+    const store = new TestStore();
+    await alone("a", store);
+    let open: () => void = () => {};
+    store.gate = new Promise((resolve) => {
+      open = resolve;
+    });
+    const world = new World({ store });
+    world.submit(request("a", prompt));
+    world.submit(request("b", ids(20, 9)));
+    while (world.reason("b") === "") await world.engine.step();
+    expect(world.of("a").starts).toEqual([]);
+    open();
+    await world.finish();
+    expect(world.of("a").starts[0].cachedTokens).toBe(most);
+    expect(world.tokens("a")).toEqual((await alone("a")).tokens("a"));
+  });
+
+  test("two prompts that begin alike are fetched once", async () => {
+    const store = new TestStore();
+    await alone("a", store);
+    const world = new World({ store });
+    world.submit(request("a", prompt));
+    world.submit(request("b", prompt));
+    await world.finish();
+    expect(new Set(store.asked.flat()).size).toBe(store.asked.flat().length);
+    for (const id of ["a", "b"]) expect(world.of(id).starts[0].cachedTokens).toBe(most);
+  });
+
+  test("what is gone when it is asked for is computed", async () => {
+    const store = new TestStore();
+    const { outcomes } = await alone("a", store);
+    store.keeps = false;
+    const world = await alone("a", store);
+    expect(store.asked.length).toBe(1);
+    expect(world.of("a").starts[0].cachedTokens).toBe(0);
+    expect(world.tokens("a")).toEqual(outcomes.get("a")!.choices[0].tokens);
+  });
+
+  test("an aborted request's fetch harms nobody", async () => {
+    const store = new TestStore();
+    await alone("a", store);
+    const world = new World({ store });
+    world.submit(request("a", prompt));
+    await world.engine.step();
+    world.engine.abort("a");
+    world.submit(request("b", prompt));
+    await world.finish();
+    expect(world.reason("a")).toBe("abort");
+    expect(world.tokens("b")).toEqual((await alone("b")).tokens("b"));
+  });
+
+  test("salts keep apart, and an adapter without a digest is of this process alone", async () => {
+    const store = new TestStore();
+    await alone("a", store);
+    const kept = store.pages.size;
+    const world = new World({ store });
+    world.submit(request("a", prompt, { cacheSalt: "another" }));
+    await world.finish();
+    expect(world.of("a").starts[0].cachedTokens).toBe(0);
+    await world.engine.flush();
+    expect(store.pages.size).toBe(2 * kept);
+    for (const digest of [undefined, "x"]) {
+      const own = new World({ store });
+      await own.engine.loadAdapter("one", { sites: new Map(), scale: 1, digest });
+      own.submit(request("a", prompt, { adapter: "one" }));
+      await own.finish();
+      await own.engine.flush();
+      expect(own.of("a").starts[0].cachedTokens).toBe(0);
+      expect(store.pages.size).toBe(digest === undefined ? 2 * kept : 3 * kept);
+    }
+  });
+
+  test("a store that is behind takes nothing, and a model with states uses none", async () => {
+    const store = new TestStore();
+    store.takes = false;
+    await alone("a", store);
+    expect(store.pages.size).toBe(0);
+    store.takes = true;
+    const world = await alone("a", store, { states: 32 });
+    expect(store.pages.size).toBe(0);
+    expect(world.engine.stats().tiers).toBeUndefined();
+  });
+});
