@@ -10,6 +10,7 @@ import type { Store } from "../store/store.js";
 import { isAllowed } from "./cors.js";
 import { untilEnded } from "./ending.js";
 import { type Exchange, embedded, type Serving } from "./exchange.js";
+import { takeJson } from "./http.js";
 import type { Lease } from "./models.js";
 import { type Asked, nanoseconds, type Piece, respondStream, respondWhole } from "./ollama/answer.js";
 import { prepareChat, prepareGenerate } from "./ollama/job.js";
@@ -34,7 +35,7 @@ export function ollamaRoutes(app: FastifyInstance, server: OllamaServer): void {
     refuseForeignPages(scope, server.corsOrigins);
     // curl without a header says application/x-www-form-urlencoded.
     scope.removeAllContentTypeParsers();
-    scope.addContentTypeParser("*", { parseAs: "string" }, scope.getDefaultJsonParser("error", "error"));
+    takeJson(scope, "*");
     answerRoutes(scope, server);
     embedRoutes(scope, server);
     modelRoutes(scope, server);
