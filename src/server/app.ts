@@ -1,5 +1,6 @@
 // Owns: a server around models: the routes, the socket, and an orderly end. serve.ts says which models there are and loads
 // them; tests give it their own.
+import { setMaxListeners } from "node:events";
 import type { IncomingMessage } from "node:http";
 import { Server as SecureServer } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
@@ -82,6 +83,8 @@ export async function listen(
   const silent = silentConnections(app);
   const draining = new AbortController();
   const closing = new AbortController();
+  // Each open request listens.
+  setMaxListeners(0, closing.signal);
   const open = refuseWhileDraining(app, draining.signal);
   const metrics = new Metrics(models);
   healthRoutes(app, models, metrics, draining.signal);

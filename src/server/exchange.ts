@@ -71,6 +71,9 @@ function onlyModel(models: ServedModels<LocalModel>): string {
   );
 }
 
+/** Made once: a reason of its own for each request would cost it a stack trace. */
+const over = new Error("The request has ended.");
+
 /** Holds the jobs' places while they run, and aborts what a failure leaves. Throws where the key's tokens are spent, or
  *  there are no places. */
 export async function running(
@@ -94,7 +97,7 @@ export async function running(
     await run(controller.signal);
   } finally {
     ending.removeEventListener("abort", ended);
-    controller.abort();
+    controller.abort(over);
     leave();
   }
 }

@@ -14,6 +14,8 @@ export interface ServeModel {
   readonly model: string;
   /** What clients call it; by default its own name. */
   readonly id?: string;
+  /** LoRA adapters: GGUF files or PEFT folders. Clients ask for one by its name, as for a model. */
+  readonly adapters?: readonly { readonly name: string; readonly path: string }[];
 }
 
 export interface ServeOptions extends ListenOptions, LoadSettings {
@@ -75,13 +77,17 @@ export async function serve(options: ServeOptions): Promise<ModelServer> {
 
 async function namedModels({ models, report, signal }: ServeOptions): Promise<LocalModel[]> {
   const named: LocalModel[] = [];
-  for (const { model, id } of models) {
+  for (const { model, id, adapters } of models) {
     const resolved = await new Store().resolve(model, { signal, report });
     const created = Math.floor(Date.now() / 1000);
-    named.push({ id: id ?? resolved.name, path: resolved.path, created, pinned: true, package: resolved.package });
+    const { name, path, package: own } = resolved;
+    named.push({ id: id ?? name, path, created, pinned: true, package: own, adapters });
   }
-  if (new Set(named.map(({ id }) => id)).size !== named.length)
-    throw new UserError("Two models were given the same id; ids must differ.");
+  const names = named.flatMap(({ id, adapters = [] }) => [id, ...adapters.map(({ name }) => name)]);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) {
+    throw new UserError(`"${twice}" would be the name of two models or adapters here; names must differ.`);
+  }
   return named;
 }
 

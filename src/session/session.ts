@@ -38,6 +38,11 @@ export class Session {
     private readonly adapter?: string,
   ) {}
 
+  /** The same model; jobs that name no adapter have this one. */
+  withAdapter(name: string): Session {
+    return new Session(this.engine, this.text, this.endIds, name);
+  }
+
   get limits(): ModelLimits {
     return this.engine.limits;
   }
@@ -113,11 +118,12 @@ export class Session {
           choice.pushSilent(event.id, event.logprobs);
           continue;
         }
-        yield* choice.push(event.id, event.logprobs);
+        // Not yield*: that asks a list for a promise of each.
+        for (const delta of choice.push(event.id, event.logprobs)) yield delta;
         if (choice.stop !== undefined) this.engine.abort(request.id, index);
         continue;
       }
-      yield* choice.flush();
+      for (const delta of choice.flush()) yield delta;
       yield finish(event, choice);
     }
   }
