@@ -153,7 +153,7 @@ export class PageFolder {
     try {
       const size = fstatSync(fd).size - headBytes;
       const head = Buffer.alloc(headBytes);
-      const bytes = new Uint8Array(Math.max(0, size));
+      const bytes = new Uint8Array(Buffer.allocUnsafeSlow(Math.max(0, size)).buffer);
       const whole = size > 0 && readvSync(fd, [head, bytes]) === headBytes + size;
       const sum = head.subarray(magic.length);
       if (whole && head.subarray(0, magic.length).equals(magic) && this.checksum(name, bytes).equals(sum)) {

@@ -20,6 +20,8 @@ import { Metrics } from "./metrics.js";
 import type { ServedModels } from "./models.js";
 import { ollamaRoutes } from "./ollama.js";
 import { openaiRoutes } from "./openai.js";
+import { Records } from "./records.js";
+import { responseRoutes } from "./responses.js";
 import type { LocalModel } from "./source.js";
 import { tgiRoutes } from "./tgi.js";
 
@@ -38,6 +40,8 @@ export interface ListenOptions {
   readonly corsOrigins?: readonly string[];
   /** Where it is kept what keys with a budget have spent; by default in the data folder. */
   readonly usageFolder?: string;
+  /** Where responses, files and batches are kept; by default the data folder. */
+  readonly recordsFolder?: string;
   /** A file that each request is written to, a line of JSON each. */
   readonly auditLog?: string;
   /** Of a request's body; a larger one is a 413. */
@@ -60,7 +64,7 @@ export const listenDefaults = {
   keepAliveMs: 10_000,
   slowReaderMs: 30_000,
   drainMs: 30_000,
-} as const satisfies Required<Omit<ListenOptions, "tls" | "auditLog" | "usageFolder">>;
+} as const satisfies Required<Omit<ListenOptions, "tls" | "auditLog" | "usageFolder" | "recordsFolder">>;
 
 export interface RunningServer {
   /** "http://127.0.0.1:11434" */
@@ -92,6 +96,10 @@ export async function listen(
   app.addHook("onClose", async () => budgets.flush());
   const serving = { models, times: settings, closing: closing.signal, metrics, budgets };
   openaiRoutes(app, serving);
+  const records = new Records(settings.recordsFolder ?? dataFolder());
+  // Hooks of the end run last one first: what writes ends before the database does.
+  app.addHook("onClose", async () => records.close());
+  responseRoutes(app, serving, records, draining.signal);
   anthropicRoutes(app, serving);
   tgiRoutes(app, serving);
   ollamaRoutes(app, { ...serving, store, corsOrigins: settings.corsOrigins });
@@ -100,6 +108,7 @@ export async function listen(
   } catch (error) {
     throw listenError(error, settings);
   }
+  records.start();
   const { port } = app.server.address() as AddressInfo;
   const name = settings.host.includes(":") ? `[${settings.host}]` : settings.host;
   let closed: Promise<void> | undefined;

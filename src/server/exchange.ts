@@ -9,6 +9,7 @@ import { keepAccount } from "./account.js";
 import { clientOf, keyOf } from "./auth.js";
 import type { Budgets } from "./budgets.js";
 import { untilEnded } from "./ending.js";
+import { innerOf } from "./inner.js";
 import type { Metrics } from "./metrics.js";
 import type { ServedModel, ServedModels } from "./models.js";
 import type { LocalModel } from "./source.js";
@@ -106,7 +107,8 @@ export async function running(
 export async function* answered(exchange: Exchange, prepared: Prepared, signal: AbortSignal): AsyncGenerator<Delta> {
   const { request, reply, model, metrics, budgets } = exchange;
   const key = keyOf(request);
-  const whose = { ...prepared, request: { ...prepared.request, client: key?.name, weight: key?.weight } };
+  const priority = Math.max(prepared.request.priority, innerOf(request)?.priority ?? prepared.request.priority);
+  const whose = { ...prepared, request: { ...prepared.request, client: key?.name, weight: key?.weight, priority } };
   const account = metrics.opened(model, whose, performance.now() - reply.elapsedTime);
   keepAccount(request, account);
   budgets.spend(key, account.promptTokens);

@@ -1,4 +1,6 @@
 // A server on a free port around a scripted engine, with the vendors' own client.
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { type ListenOptions, listen, type RunningServer } from "../../src/server/app.js";
@@ -34,6 +36,8 @@ export async function rig(options: RigOptions = {}): Promise<Rig> {
     fixed({ served: model, hostBytes: 0, grantThreads: () => {}, close: async () => {} }),
     null,
     {
+      // Never the user's own; made only where something is stored.
+      recordsFolder: join(tmpdir(), `millrace-rig-${process.pid}`),
       ...options,
       port: 0,
     },
