@@ -149,6 +149,23 @@ function verdict(path, { n = 1, prompt, stream }, { status, headers }, got) {
   return path.startsWith("/v1/c") && got.split("data: [DONE]").length !== 2 ? "no end of the stream" : "answer";
 }
 
+/** Once nothing runs: pages in use then are pages lost. An engine that was killed last comes back first. */
+async function leftOver(url) {
+  for (let tries = 0; ; tries++) {
+    await pause(2000);
+    await fetch(`${url}/health`).then((answer) => answer.arrayBuffer());
+    const metrics = await (await fetch(`${url}/metrics`)).text();
+    const metric = (name) => Number(new RegExp(`^${name}\\{[^}]*\\} (\\S+)`, "m").exec(metrics)?.[1]);
+    const left = {
+      running: metric("vllm:num_requests_running"),
+      waiting: metric("vllm:num_requests_waiting"),
+      pagesInUse: metric("vllm:kv_cache_usage_perc"),
+    };
+    const none = left.running + left.waiting + left.pagesInUse === 0;
+    if (none || tries === 30) return left;
+  }
+}
+
 async function callers() {
   const child = fork(self, ["--role", "server", "--model", flags.model], { execArgv: ["--expose-gc"] });
   const heard = {};
@@ -193,16 +210,7 @@ async function callers() {
   await Promise.all(Array.from({ length: Number(flags.callers) }, caller));
   busy = false;
   await Promise.all(others);
-  // Nothing runs: pages in use are pages lost.
-  await fetch(`${url}/health`).then((answer) => answer.arrayBuffer());
-  await pause(3000);
-  const metrics = await (await fetch(`${url}/metrics`)).text();
-  const metric = (name) => Number(new RegExp(`^${name}\\{[^}]*\\} (\\S+)`, "m").exec(metrics)?.[1]);
-  const left = {
-    running: metric("vllm:num_requests_running"),
-    waiting: metric("vllm:num_requests_waiting"),
-    pagesInUse: metric("vllm:kv_cache_usage_perc"),
-  };
+  const left = await leftOver(url);
   await pause(6000);
   const end = await held();
   child.send("end");
@@ -215,7 +223,6 @@ async function callers() {
   ]);
   const requests = Object.values(counts).reduce((sum, one) => sum + one, 0) + violations.length;
   const lost = left.running + left.waiting + left.pagesInUse !== 0;
-  const [, [, second, , last]] = memory;
   const heap = memory[0][1];
   const grew = heap[3] - heap[0] > 8e6;
   console.log(
