@@ -20,6 +20,7 @@ import {
 import { readStdinText } from "./input.js";
 import { modelArgument } from "./model.js";
 import { type OpenModel, openModel } from "./open.js";
+import { foretold } from "./speeds.js";
 import { answerView } from "./wrap.js";
 
 interface RunFlags extends DeviceFlags, SamplingFlags {
@@ -125,7 +126,9 @@ async function once(model: OpenModel, prompt: string, flags: RunFlags): Promise<
   if (flags.json) printJson(model, said, base.sampling.seed);
   else {
     view.end();
-    process.stderr.write(`${verbose ? figuresBlock(said.figures, model.loadMs) : `[${figuresLine(said.figures)}]`}\n`);
+    process.stderr.write(
+      `${verbose ? figuresBlock(said.figures, model.loadMs, foretold(model)) : `[${figuresLine(said.figures)}]`}\n`,
+    );
   }
   if (said.finishReason === "abort") process.exitCode = 130;
 }

@@ -21,6 +21,9 @@ interface ServeFlags extends DeviceFlags {
   readonly tlsKey?: string;
   readonly corsOrigin?: readonly string[];
   readonly auditLog?: string;
+  readonly pullHost?: readonly string[];
+  /** Megabytes. */
+  readonly maxBody?: number;
   /** Milliseconds. */
   readonly drain?: number;
   readonly id?: string;
@@ -162,6 +165,8 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
     tls: tlsOf(flags),
     corsOrigins: flags.corsOrigin,
     auditLog: flags.auditLog,
+    pullHosts: flags.pullHost,
+    maxBodyBytes: flags.maxBody === undefined ? undefined : Math.floor(flags.maxBody * 1e6),
     drainMs: flags.drain,
     pageCache: { folder: pagesFolder(), memoryBytes: flags.cacheMemory, diskBytes: flags.cacheDisk },
     memoryBytes: flags.memory === undefined ? undefined : Math.floor(flags.memory * 1e9),
@@ -205,6 +210,12 @@ export function command(): Command {
       collect,
     )
     .option("--audit-log <file>", "write who asked what to this file, a JSON object a line")
+    .option(
+      "--pull-host <host>",
+      'where callers with a key may pull from and push to, beside the hub and Ollama\'s registry; "*": anywhere',
+      collect,
+    )
+    .option("--max-body <megabytes>", "of a request; larger ones are a 413 (default: 8.4)", numberIn(0.001, 1024))
     .option("--drain <time>", "how long open requests may go on when the server ends (default: 30s)", duration)
     .option("--id <name>", "what callers call the model (default: its own name)")
     .option(

@@ -113,7 +113,8 @@ export class Engine {
     const { store, now } = options;
     if (store && !this.holdings.hasStates) {
       const promptMs = (tokens: number) => this.budget.promptMs(tokens);
-      this.spill = new Spill(program, this.holdings, store, { now, wake: () => this.wake(), promptMs });
+      const inFlight = () => this.flights.map(({ step }) => step.result);
+      this.spill = new Spill(program, this.holdings, store, { now, inFlight, wake: () => this.wake(), promptMs });
     }
     this.scheduler = new Scheduler(
       this.holdings,

@@ -39,6 +39,8 @@ export interface ListenOptions {
   readonly tls?: { readonly cert: string; readonly key: string };
   /** Origins of web pages that may call ("*": any); none unless said. */
   readonly corsOrigins?: readonly string[];
+  /** Where callers with a key may have packages pulled from and pushed to, beside the hub and Ollama's registry (outbound.ts). */
+  readonly pullHosts?: readonly string[];
   /** Where it is kept what keys with a budget have spent; by default in the data folder. */
   readonly usageFolder?: string;
   /** Where responses, files and batches are kept; by default the data folder. */
@@ -61,6 +63,7 @@ export const listenDefaults = {
   apiKeys: [],
   keys: [],
   corsOrigins: [],
+  pullHosts: [],
   maxBodyBytes: 8 << 20,
   keepAliveMs: 10_000,
   slowReaderMs: 30_000,
@@ -71,6 +74,8 @@ export interface RunningServer {
   /** "http://127.0.0.1:11434" */
   readonly url: string;
   readonly port: number;
+  /** All there are: "POST /v1/chat/completions". */
+  readonly routes: readonly string[];
   /** Takes no new requests, lets open ones end for drainMs, then ends them with an error. */
   close(): Promise<void>;
 }
@@ -86,6 +91,10 @@ export async function listen(
   const keys = [...settings.apiKeys.map(plainKey), ...settings.keys];
   const app = createHttp({ ...settings, keys });
   if (settings.auditLog !== undefined) auditTo(app, settings.auditLog);
+  const routes: string[] = [];
+  app.addHook("onRoute", ({ method, url }) => {
+    for (const one of [method].flat()) routes.push(`${one} ${url}`);
+  });
   const silent = silentConnections(app);
   const draining = new AbortController();
   const closing = new AbortController();
@@ -105,7 +114,9 @@ export async function listen(
   batchRoutes(app, serving, { records, keys, draining: draining.signal, maxBodyBytes: settings.maxBodyBytes });
   anthropicRoutes(app, serving);
   tgiRoutes(app, serving);
-  ollamaRoutes(app, { ...serving, store, corsOrigins: settings.corsOrigins });
+  const guarded = settings.apiKeys.length + settings.keys.length > 0;
+  const { corsOrigins } = settings;
+  ollamaRoutes(app, { ...serving, store, corsOrigins, pullHosts: guarded ? settings.pullHosts : null });
   try {
     await app.listen({ host: settings.host, port: settings.port });
   } catch (error) {
@@ -118,6 +129,7 @@ export async function listen(
   return {
     url: `${settings.tls === undefined ? "http" : "https"}://${name}:${port}`,
     port,
+    routes,
     close: () => (closed ??= close(app, { silent, open, draining, closing }, settings.drainMs)),
   };
 }

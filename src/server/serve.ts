@@ -68,7 +68,7 @@ export async function serve(options: ServeOptions): Promise<ModelServer> {
       await server.close();
       await models.close();
     };
-    return { url: server.url, port: server.port, models: about, close };
+    return { ...server, models: about, close };
   } catch (error) {
     await models.close();
     throw error;

@@ -22,6 +22,8 @@ export interface Prepared {
 
 /** Characters: few texts have longer tokens on average. */
 const commonTokenLength = 16;
+const mostStops = 64;
+const longestStop = 1024;
 /** Of a prompt, to see how it opens the answer. */
 const tailTokens = 24;
 const useIds = "Use completions with a prompt of token ids.";
@@ -65,6 +67,7 @@ export class Session {
     checkIds("stop_token_ids", job.stopIds, vocabSize);
     const adapter = job.adapter ?? this.adapter;
     this.checkAdapter(adapter);
+    checkStops(job.stop);
     if (job.stop.length > 0) this.needText("stop", "Stop strings need one; give stop_token_ids.");
     const maxTokens = this.maxTokens(job, promptIds.length);
     if (job.minTokens > maxTokens) {
@@ -320,6 +323,16 @@ function checkIds(param: string, ids: Iterable<number>, vocabSize: number): void
       param,
     });
   }
+}
+
+/** Every token is compared with all of them. */
+function checkStops(stops: readonly string[]): void {
+  const length = stops.reduce((most, stop) => Math.max(most, stop.length), 0);
+  if (stops.length <= mostStops && length <= longestStop) return;
+  throw new UserError(
+    `At most ${mostStops} stop strings of ${longestStop} characters can be given, not ${stops.length} of up to ${length}.`,
+    { code: "too_many_stops", param: "stop" },
+  );
 }
 
 /** The field that the prompt came in. */

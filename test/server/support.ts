@@ -7,7 +7,7 @@ import { type ListenOptions, listen, type RunningServer } from "../../src/server
 import { QueueLimit } from "../../src/server/limits.js";
 import { fingerprint, type Loaded, ServedModels } from "../../src/server/models.js";
 import type { LocalModel } from "../../src/server/source.js";
-import type { TextModel } from "../../src/session/needs.js";
+import type { Generator, TextModel } from "../../src/session/needs.js";
 import { Session } from "../../src/session/session.js";
 import { byteText, FakeEngine, type Script } from "../session/fakes.js";
 
@@ -24,12 +24,17 @@ export interface RigOptions extends ListenOptions {
   readonly maxWaiting?: number;
   readonly maxSequences?: number;
   readonly contextLength?: number;
+  /** In place of the scripted one. */
+  readonly generator?: Generator;
 }
 
 export async function rig(options: RigOptions = {}): Promise<Rig> {
   const { maxSequences = 4, contextLength = 256 } = options;
   const engine = new FakeEngine(options.script, { maxSequences, contextLength });
-  const session = new Session(engine, options.text === null ? undefined : (options.text ?? byteText));
+  const session = new Session(
+    options.generator ?? engine,
+    options.text === null ? undefined : (options.text ?? byteText),
+  );
   const queue = new QueueLimit(maxSequences, options.maxWaiting ?? 64);
   const model = { id: "tiny", created: 1, session, queue, fingerprint: fingerprint("tiny") };
   const server = await listen(
