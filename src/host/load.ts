@@ -18,6 +18,7 @@ import { fuse } from "../plan/passes/fuse.js";
 import { withAdapters } from "../plan/passes/lora.js";
 import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
+import { loadDraft } from "./draft.js";
 import { GrammarHost } from "./grammar.js";
 import { loadEncoder } from "./load-encoder.js";
 import type { PageWorkerData } from "./page-protocol.js";
@@ -48,6 +49,9 @@ export interface LoadSpec extends CheckpointSpec {
   /** Tokens are guessed from the text and checked, several in a step; the answer is the same. Default: where the device
    *  computes each row alike whatever stands beside it. */
   readonly lookup?: boolean;
+  /** A GGUF file or folder of a smaller model with the same vocabulary: it guesses, and several guesses are checked in a step;
+   *  the answer is the same. For devices that compute each row alike whatever stands beside it; elsewhere it is not used. */
+  readonly draft?: string;
   /** LoRA adapters, by the names that requests call them: GGUF files or PEFT folders. Default: none. */
   readonly adapters?: readonly { readonly name: string; readonly path: string }[];
   /** Tiers below the device's pages, which outlive this process. Default: none. */
@@ -139,7 +143,11 @@ export async function loadModel(
     // Read first: a bad one is known before the weights are.
     const adapters = await Promise.all((spec.adapters ?? []).map((one) => readAdapter(one, checkpoint)));
     const program = await device.compile(plan, checkpoint, limits, { onProgress });
-    const { weights, workspace, cache } = program.memory;
+    const draft =
+      spec.draft === undefined
+        ? undefined
+        : await loadDraft({ ...spec, draft: spec.draft }, { checkpoint, limits, vocabSize: program.vocabSize }, device);
+    const memory = (part: "weights" | "workspace" | "cache") => program.memory[part] + (draft?.memory[part] ?? 0);
     const below = spec.pageCache && pageTiers(spec.pageCache, { checkpoint, device, plan, limits, program });
     const store = below && (await WorkerPageStore.open(below));
     return {
@@ -154,14 +162,21 @@ export async function loadModel(
         maxSequences: limits.maxSequences,
         device: device.info.description,
         ownMemory: device.info.ownMemory ?? false,
-        memory: { weights, workspace, cache, tier: below?.memoryBytes ?? 0 },
+        memory: {
+          weights: memory("weights"),
+          workspace: memory("workspace"),
+          cache: memory("cache"),
+          tier: below?.memoryBytes ?? 0,
+        },
         adapters: adapters.map(({ name }) => name),
       },
       adapters,
       stepTokens: spec.stepTokens,
       lookup: (spec.lookup ?? true) && device.info.rowInvariant,
+      draft,
       close: async () => {
         await store?.close();
+        await draft?.close();
         await program.close();
         await device.close();
         checkpoint.close();
