@@ -1,11 +1,10 @@
 // Owns: from what a client asks for (a LoadSpec) to a program ready for the engine: opens the checkpoint, builds the plan,
 // opens the device, and decides how much memory and context the model gets. Runs in the engine's thread or process.
 
-import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { UserError } from "../base/errors.js";
-import type { AdapterSource, Device, KvDType, Limits, MemoryReport, Program } from "../device/device.js";
+import type { Device, KvDType, Limits, MemoryReport } from "../device/device.js";
 import { openDevice } from "../device/open.js";
 import type { LoadedModel } from "../engine/host.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
@@ -21,9 +20,8 @@ import { type CheckpointSpec, openSpec } from "./checkpoint.js";
 import { loadDraft } from "./draft.js";
 import { GrammarHost } from "./grammar.js";
 import { loadEncoder } from "./load-encoder.js";
-import type { PageWorkerData } from "./page-protocol.js";
-import { type PageCacheSpec, pageKind, WorkerPageStore } from "./page-store.js";
-import { version } from "./version.js";
+import { adapterDigest, type PageCacheSpec, planTiers } from "./page-kind.js";
+import { WorkerPageStore } from "./page-store.js";
 
 export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
@@ -135,21 +133,26 @@ export async function loadModel(
   onProgress: (done: number, total: number) => void,
 ): Promise<LoadedModel> {
   const checkpoint = await openSpec(spec);
+  let store: WorkerPageStore | undefined;
   try {
     const encoder = encoderConfig(checkpoint);
     if (encoder !== undefined) return await loadEncoder(encoder, checkpoint, spec, onProgress);
     const device = await openDevice(spec.device);
-    const { plan, limits, trainedContextLength } = planModel(checkpoint, device, spec);
+    const { plan, limits, memory, trainedContextLength } = planModel(checkpoint, device, spec);
     // Read first: a bad one is known before the weights are.
     const adapters = await Promise.all((spec.adapters ?? []).map((one) => readAdapter(one, checkpoint)));
+    const grantedBytes = Math.min(device.info.memoryBytes, spec.memoryBytes ?? device.info.memoryBytes);
+    const tiers =
+      spec.pageCache && planTiers(spec.pageCache, { checkpoint, device, plan, limits, memory, grantedBytes });
+    // Finds what is on disk while the weights are read.
+    store = tiers && new WorkerPageStore(tiers);
     const program = await device.compile(plan, checkpoint, limits, { onProgress });
     const draft =
       spec.draft === undefined
         ? undefined
         : await loadDraft({ ...spec, draft: spec.draft }, { checkpoint, limits, vocabSize: program.vocabSize }, device);
-    const memory = (part: "weights" | "workspace" | "cache") => program.memory[part] + (draft?.memory[part] ?? 0);
-    const below = spec.pageCache && pageTiers(spec.pageCache, { checkpoint, device, plan, limits, program });
-    const store = below && (await WorkerPageStore.open(below));
+    const taken = (part: "weights" | "workspace" | "cache") => program.memory[part] + (draft?.memory[part] ?? 0);
+    await store?.known();
     return {
       program,
       limits,
@@ -163,10 +166,10 @@ export async function loadModel(
         device: device.info.description,
         ownMemory: device.info.ownMemory ?? false,
         memory: {
-          weights: memory("weights"),
-          workspace: memory("workspace"),
-          cache: memory("cache"),
-          tier: below?.memoryBytes ?? 0,
+          weights: taken("weights"),
+          workspace: taken("workspace"),
+          cache: taken("cache"),
+          tier: tiers?.memoryBytes ?? 0,
         },
         adapters: adapters.map(({ name }) => name),
       },
@@ -183,63 +186,10 @@ export async function loadModel(
       },
     };
   } catch (error) {
+    await store?.close();
     checkpoint.close();
     throw error;
   }
-}
-
-/** Of the memory that is still free, what pages below the device may take where nobody says; and the most. */
-const tierShare = 1 / 16;
-const largestTier = 2 * 2 ** 30;
-
-interface Loaded {
-  readonly checkpoint: Checkpoint;
-  readonly device: Device;
-  readonly plan: Plan;
-  readonly limits: Limits;
-  readonly program: Program;
-}
-
-/** undefined: this model's pages stay on its device. */
-function pageTiers(
-  { folder, name, memoryBytes, diskBytes }: PageCacheSpec,
-  { checkpoint, device, plan, limits, program }: Loaded,
-): PageWorkerData | undefined {
-  const { pageFormat: format, description, memoryBytes: free } = device.info;
-  const { caches: groups } = program;
-  if (format === undefined || checkpoint.paths === undefined || groups.some(({ kind }) => kind === "state")) return;
-  const { kvDtype, deterministic } = limits;
-  const full = groups.findIndex(({ window }) => window === undefined);
-  const group = Math.max(0, full);
-  const usual = Math.min(largestTier, Math.floor(Math.max(0, free - limits.memoryBytes) * tierShare));
-  const memory = memoryBytes ?? usual;
-  if (memory === 0 && diskBytes === 0) return;
-  return {
-    folder,
-    files: checkpoint.paths,
-    kind: pageKind({ version: version(), plan, format, kvDtype, deterministic, groups }),
-    about: {
-      model: name ?? checkpoint.label,
-      device: description,
-      kvDtype,
-      pageTokens: groups[group].pageTokens,
-      group,
-    },
-    memoryBytes: memory,
-    diskBytes,
-  };
-}
-
-/** Of what it changes, and by how much. */
-function adapterDigest({ sites, scale }: AdapterSource): string {
-  const hash = createHash("sha256").update(String(scale));
-  for (const [site, { a, b }] of sites) {
-    hash
-      .update(JSON.stringify([site, a.shape, b.shape]))
-      .update(a.data)
-      .update(b.data);
-  }
-  return hash.digest("hex");
 }
 
 async function readAdapter({ name, path }: { name: string; path: string }, model: Checkpoint) {

@@ -89,6 +89,36 @@ describe("pages below the device", () => {
     expect(world.tokens("a")).toEqual(outcomes.get("a")!.choices[0].tokens);
   });
 
+  test("pages that are quicker computed are not fetched, until it is tried again", async () => {
+    const store = new TestStore();
+    const prompts = Array.from({ length: 60 }, (_, i) => ids(101, 200 + i));
+    const filling = new World({ store });
+    for (const [i, one] of prompts.entries()) {
+      filling.submit(request(`${i}`, one));
+      await filling.finish();
+    }
+    await filling.engine.flush();
+    const world = new World({ store, stepTokens: 16 });
+    const get = store.get.bind(store);
+    store.get = (keys) => {
+      world.clock += 5; // slower than a step, but not hopelessly
+      return get(keys);
+    };
+    world.submit(request("computed", ids(101, 99)));
+    await world.finish();
+    const fetched: boolean[] = [];
+    for (const [i, one] of prompts.entries()) {
+      world.submit(request(`${i}`, one));
+      await world.finish();
+      fetched.push(world.of(`${i}`).starts[0].cachedTokens > 0);
+      expect(world.tokens(`${i}`)).toEqual(filling.tokens(`${i}`));
+    }
+    expect(fetched[0]).toBe(true);
+    expect(fetched[1]).toBe(false);
+    expect(fetched.indexOf(true, 2)).toBeGreaterThan(2);
+    expect(world.engine.stats().tiers!.skipped).toBeGreaterThan(0);
+  });
+
   test("an aborted request's fetch harms nobody", async () => {
     const store = new TestStore();
     await alone("a", store);
