@@ -3,6 +3,7 @@
 import { UserError } from "../base/errors.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { errorRecord, failure } from "./client.js";
+import { DraftModel } from "./draft.js";
 import { Encoder, type Pooling } from "./encoder.js";
 import { PromptLookup } from "./lookup.js";
 import { Engine, type EngineOutput } from "./loop.js";
@@ -33,6 +34,8 @@ export interface LoadedModel {
   readonly stepTokens?: number;
   /** Whether tokens are guessed from the text (lookup.ts). */
   readonly lookup?: boolean;
+  /** A smaller model that guesses (draft.ts); it is closed with the model. */
+  readonly draft?: { readonly program: Program; readonly limits: Limits };
   /** What requests may name. */
   readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
@@ -109,7 +112,7 @@ class Host {
         this.embedding.get(message.ticket)?.abort();
         return;
       case "grant":
-        this.model?.program.setThreads?.(message.threads);
+        for (const one of [this.model, this.model?.draft]) one?.program.setThreads?.(message.threads);
         return;
       case "close":
         return;
@@ -142,6 +145,7 @@ class Host {
         stepTokens: model.stepTokens,
         store: model.store,
         drafter: model.lookup ? () => new PromptLookup() : undefined,
+        draft: model.draft && new DraftModel(model.draft.program, model.draft.limits, { now, pause }),
         lost: this.lost,
       });
       this.engine = engine;
