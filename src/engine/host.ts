@@ -79,6 +79,7 @@ class Host {
   private loading: Promise<void> | undefined;
   private running: Promise<void> | undefined;
   private readonly outbox: Outbox;
+  private readonly embedding = new Map<number, AbortController>();
   /** Requests whose grammar is being compiled. */
   private readonly compiling = new Map<number, GenerateRequest>();
 
@@ -106,6 +107,9 @@ class Host {
         return;
       case "embed":
         void this.embed(message.ticket, message.texts);
+        return;
+      case "abandon":
+        this.embedding.get(message.ticket)?.abort();
         return;
       case "grant":
         for (const one of [this.model, this.model?.draft]) one?.program.setThreads?.(message.threads);
@@ -169,11 +173,15 @@ class Host {
   }
 
   private async embed(ticket: number, texts: readonly Int32Array[]): Promise<void> {
+    const abandoned = new AbortController();
+    this.embedding.set(ticket, abandoned);
     try {
       if (!this.encoder) throw new UserError("This model gives no embeddings.", { code: "no_embeddings" });
-      this.post({ type: "embedded", ticket, vectors: await this.encoder.embed(texts) });
+      this.post({ type: "embedded", ticket, vectors: await this.encoder.embed(texts, abandoned.signal) });
     } catch (error) {
-      this.post({ type: "notEmbedded", ticket, error: errorRecord(error) });
+      if (!abandoned.signal.aborted) this.post({ type: "notEmbedded", ticket, error: errorRecord(error) });
+    } finally {
+      this.embedding.delete(ticket);
     }
   }
 
