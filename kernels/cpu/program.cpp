@@ -24,11 +24,19 @@ Arena::~Arena() {
 }
 
 void Arena::want_huge_pages() {
+#if defined(MADV_HUGEPAGE)
   if (data_) madvise(data_, size_t(bytes_), MADV_HUGEPAGE);
+#endif
 }
 
 void Arena::drop() {
-  if (data_) madvise(data_, size_t(bytes_), MADV_DONTNEED);
+  if (!data_) return;
+#if defined(__linux__)
+  madvise(data_, size_t(bytes_), MADV_DONTNEED);
+#else
+  // Elsewhere the advice does not give back: fresh pages in the same place do.
+  mmap(data_, size_t(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+#endif
 }
 
 double Reader::number() {
