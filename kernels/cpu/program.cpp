@@ -122,12 +122,13 @@ void decode(Program& p, int code, bool rows, Reader r) {
     p.tail = std::make_unique<Tail>(p, r);
   } else if (auto wide = decode_attention(code, r, p)) {
     p.ops.push_back(std::move(wide));
-  } else {
+  } else if (!decode_moe(code, rows, r, p)) {
     std::unique_ptr<TokenOp> op = decode_elementwise(code, r, p);
     if (!op) op = decode_norm(code, r, p);
     if (!op) op = decode_rope(code, r, p);
     if (!op) op = decode_attention_join(code, r, p);
     if (!op) op = decode_lora(code, r, p);
+    if (!op) op = decode_route(code, r, p);
     if (!op) throw std::runtime_error("unknown instruction " + std::to_string(code));
     append(p, std::move(op), rows);
   }

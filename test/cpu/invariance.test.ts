@@ -77,7 +77,7 @@ test("a prefix whose pages were copied", async () => {
   expect(logprobs).toEqual(alone.slice(320));
 });
 
-test.each(["mistral-swa", "gemma3", "llama-mqa"])("%s: windows, head norms, one key/value head", async (family) => {
+test.each(["mistral-swa", "gemma3", "llama-mqa", "qwen3-moe"])("%s: windows, head norms, one key/value head, experts", async (family) => {
   const checkpoint = await openTiny(family);
   const plan = decoderPlan(modelConfig(checkpoint), checkpoint.tensors);
   const device = new CpuDevice();
