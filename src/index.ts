@@ -11,6 +11,7 @@ import { randomSeed, seedBits } from "./session/sampling.js";
 import type { Session } from "./session/session.js";
 import type { ChatJob, ChatMessage, OutputFormat, Thinking, Tool, ToolChoice } from "./session/types.js";
 import { type PackageSettings, packageAdapters, settingsOf, withPackageMessages } from "./store/apply.js";
+import { pagesFolder } from "./store/folder.js";
 import { type Package, Store } from "./store/store.js";
 
 export { FormatError, UserError } from "./base/errors.js";
@@ -48,6 +49,11 @@ export interface OpenOptions {
   readonly maxSequences?: number;
   /** false: no tokens are guessed from the text and checked several in a step; the answers are the same. Default true. */
   readonly lookup?: boolean;
+  /** A smaller model with the same vocabulary that guesses: several guesses are checked in a step, the answers are the same. */
+  readonly draft?: string;
+  /** Keep what is computed of prompts in memory and on disk, and begin there when they come again, also in another process
+   *  (docs/USAGE.md says who could read it). In bytes; 0: none; true, or what is not said: from what is free. Default false. */
+  readonly pageCache?: boolean | { readonly memoryBytes?: number; readonly diskBytes?: number };
   /** LoRA adapters to load with the model, by the names that generations call them: GGUF files or PEFT folders. */
   readonly adapters?: Readonly<Record<string, string>>;
   /** Gives up opening. */
@@ -146,14 +152,22 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
   };
   const { name, path, package: own } = await new Store().resolve(model, { signal, report });
   const settings = settingsOf(own?.parameters ?? {});
-  const { device, kvDtype, deterministic, maxSequences, lookup } = options;
+  const { device, kvDtype, deterministic, maxSequences, lookup, pageCache = false } = options;
+  const draft =
+    options.draft === undefined
+      ? lookup === false
+        ? undefined
+        : own?.draft
+      : (await new Store().resolve(options.draft, { signal, report })).path;
   const { threads = settings.threads, contextLength = settings.contextLength } = options;
   const adapters = Object.entries(options.adapters ?? {}).map(([name, path]) => ({ name, path }));
   const ofPackage = packageAdapters(own);
   const { session, engine, sampling } = await openSession({
     spec: {
-      ...{ path, device, threads, contextLength, kvDtype, deterministic, maxSequences, lookup },
+      ...{ path, device, threads, contextLength, kvDtype, deterministic, maxSequences, lookup, draft },
       adapters: [...adapters, ...ofPackage],
+      pageCache:
+        pageCache === false ? undefined : { folder: pagesFolder(), name, ...(pageCache === true ? {} : pageCache) },
     },
     carrier: workerCarrier,
     template: own?.template,

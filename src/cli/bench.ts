@@ -1,15 +1,17 @@
 // Owns: `millrace bench` and those of its commands that open a model themselves; bench-serve.ts has the one that does not.
 import { Command, Option } from "commander";
 import { UserError } from "../base/errors.js";
+import type { Speeds } from "../host/forecast.js";
 import type { RandomModel } from "../model/random.js";
 import { command as serveCommand } from "./bench-serve.js";
 import { addDeviceFlags, type DeviceFlags, wholeNumber } from "./flags.js";
 import { machine } from "./machine.js";
 import { latencyRun, medians, throughputRun } from "./measure.js";
 import { modelArgument } from "./model.js";
-import { openModel } from "./open.js";
+import { type OpenModel, openModel } from "./open.js";
 import type { OpRow } from "./ops.js";
 import { addShapeFlags, randomModel, type ShapeFlags } from "./shape.js";
+import { machineName, SpeedBook } from "./speeds.js";
 import { formatBytes, table } from "./table.js";
 import type { TechniqueRow } from "./techniques.js";
 
@@ -24,6 +26,7 @@ interface BenchFlags extends DeviceFlags, ShapeFlags {
 
 function addBenchFlags(command: Command): Command {
   return addDeviceFlags(addShapeFlags(command.option("--model <model>", modelArgument)))
+    .option("--draft <model>", "a smaller model with the same vocabulary that guesses tokens")
     .option("--lookup", "guess tokens from the text, as run and serve do: flatters text that repeats itself")
     .option("--json", "print JSON");
 }
@@ -38,7 +41,8 @@ async function measure<R extends object>(
   flags: BenchFlags,
   settings: Readonly<Record<string, number>>,
   sequences: number,
-  run: (generator: Awaited<ReturnType<typeof openModel>>["generator"]) => Promise<R>,
+  run: (generator: OpenModel["generator"]) => Promise<R>,
+  foretold: (model: OpenModel, middle: Record<string, number>) => Speeds | undefined = () => undefined,
 ): Promise<void> {
   const ctx = flags.ctx ?? flags.prompt + flags.generate;
   const model = await openModel(benchModel(flags), { ...flags, lookup: flags.lookup ?? false, ctx, sequences });
@@ -48,15 +52,27 @@ async function measure<R extends object>(
     for (let i = 0; i < flags.repeat; i++) runs.push(await run(model.generator));
     const middle = medians(runs as unknown as Record<string, number>[]);
     const { device, threads, kvDtype } = model;
-    const result = { model: model.name, device, threads, kvDtype, ...settings, ...middle, runs, machine: machine() };
+    const about = { model: model.name, device, threads, kvDtype, ...settings };
+    const predicted = foretold(model, middle);
+    const result = { ...about, ...middle, predicted, runs, machine: machine() };
     if (flags.json) console.log(JSON.stringify(result));
     else {
       console.log(`${model.name}, ${device}, ${threads} threads, medians of ${flags.repeat}:`);
       console.log(table(Object.entries(middle).map(([name, value]) => [`  ${name}`, Number(value.toFixed(2))])));
+      if (predicted !== undefined) {
+        const { prompt, generation } = predicted;
+        console.log(`  foretold by millrace plan: prompt ${prompt.toFixed(1)}, generation ${generation.toFixed(1)}`);
+      }
     }
   } finally {
     await model.close();
   }
+}
+
+/** Beside what `millrace plan` foretold, where it did; the next plan is the better for it. */
+function compare({ name, device, threads }: OpenModel, middle: Record<string, number>): Speeds | undefined {
+  const measured = { prompt: middle.promptTokensPerSecond, generation: middle.generationTokensPerSecond };
+  return new SpeedBook().measured(machineName(device, threads), name, measured)?.predicted;
 }
 
 function latency(): Command {
@@ -74,7 +90,8 @@ function latency(): Command {
     )
     .action((flags: BenchFlags) => {
       const { prompt, generate, repeat } = flags;
-      return measure(flags, { prompt, generate, repeat }, 1, (generator) => latencyRun(generator, prompt, generate));
+      const settings = { prompt, generate, repeat };
+      return measure(flags, settings, 1, (generator) => latencyRun(generator, prompt, generate), compare);
     });
 }
 

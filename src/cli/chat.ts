@@ -6,6 +6,7 @@ import { UserError } from "../base/errors.js";
 import { answer, stoppable } from "./answer.js";
 import { type ChatSetup, Conversation } from "./conversation.js";
 import { figuresBlock, figuresLine } from "./figures.js";
+import { foretold } from "./speeds.js";
 import { answerView } from "./wrap.js";
 
 const say = (text: string) => process.stderr.write(`${text}\n`);
@@ -109,7 +110,7 @@ async function reply(conversation: Conversation, text: string): Promise<void> {
   try {
     const said = await stoppable((signal) => answer(model.session, conversation.ask(text), { ...view, signal }));
     view.end();
-    say(verbose ? figuresBlock(said.figures, model.loadMs) : `[${figuresLine(said.figures)}]`);
+    say(verbose ? figuresBlock(said.figures, model.loadMs, foretold(model)) : `[${figuresLine(said.figures)}]`);
     conversation.keep(text, said.text);
   } catch (error) {
     view.end();

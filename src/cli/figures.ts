@@ -1,4 +1,5 @@
 // Owns: the figures of one answer: what `run` ends with, and what --json says.
+import type { Speeds } from "../host/forecast.js";
 import type { Delta } from "../session/types.js";
 
 type Finish = Extract<Delta, { type: "finish" }>;
@@ -41,17 +42,20 @@ export function figuresLine(figures: Figures): string {
   ].join(" · ");
 }
 
-/** Everything, one figure a line. */
-export function figuresBlock(figures: Figures, loadMs: number): string {
+/** Everything, one figure a line. foretold: by `millrace plan`, where it was asked. */
+export function figuresBlock(figures: Figures, loadMs: number, foretold?: Speeds): string {
   const { promptTokens, cachedTokens, generatedTokens, ttftMs } = figures;
-  const speed = (value: number | null) => (value === null ? "none" : `${value.toFixed(2)} tokens/s`);
+  const speed = (value: number | null, expected: number | undefined) =>
+    value === null
+      ? "none"
+      : `${value.toFixed(2)} tokens/s${expected === undefined ? "" : ` (${expected.toFixed(0)} foretold)`}`;
   const rows: [string, string][] = [
     ["load duration:", `${loadMs.toFixed(0)} ms`],
     ["time to first token:", `${ttftMs.toFixed(0)} ms`],
     ["prompt eval count:", `${promptTokens} tokens, ${cachedTokens} of them cached`],
-    ["prompt eval rate:", speed(figures.promptTokensPerSecond)],
+    ["prompt eval rate:", speed(figures.promptTokensPerSecond, foretold?.prompt)],
     ["eval count:", `${generatedTokens} tokens`],
-    ["eval rate:", speed(figures.generationTokensPerSecond)],
+    ["eval rate:", speed(figures.generationTokensPerSecond, foretold?.generation)],
   ];
   return rows.map(([name, value]) => `${name.padEnd(22)}${value}`).join("\n");
 }

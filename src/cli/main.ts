@@ -17,6 +17,11 @@ const commands: readonly Entry[] = [
   { name: "create", summary: "make a package from a Modelfile", load: () => import("./create.js") },
   { name: "show", summary: "show what a package is", load: () => import("./show.js") },
   { name: "pull", summary: "fetch a model into the local store", load: () => import("./pull.js") },
+  {
+    name: "plan",
+    summary: "what a model will need and do here, before it is fetched",
+    load: () => import("./plan.js"),
+  },
   { name: "push", summary: "send a package to its registry", load: () => import("./push.js") },
   { name: "list", alias: "ls", summary: "list the packages in the local store", load: () => import("./list.js") },
   { name: "ps", summary: "list the models that a server has loaded", load: () => import("./ps.js") },

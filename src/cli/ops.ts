@@ -6,20 +6,13 @@ import { CpuDevice } from "../device/cpu/device.js";
 import { loadNative } from "../device/cpu/native.js";
 import type { Limits, Program } from "../device/device.js";
 import type { TensorInfo } from "../formats/checkpoint.js";
+import type { Roofs } from "../host/forecast.js";
 import { physicalCores } from "../host/load.js";
 import { randomTensor } from "../model/random.js";
 import { PlanBuilder } from "../plan/build.js";
 import { attention, cacheWrite, embed, gatedActivation, linear, rmsNorm } from "../plan/ops/index.js";
 import type { Tensor } from "../plan/plan.js";
 import { median } from "./measure.js";
-
-export interface Roofs {
-  /** Bytes a second that are read from memory, with prefetch. */
-  readonly readBytes: number;
-  /** Operations a second. */
-  readonly int8: number;
-  readonly f32: number;
-}
 
 export interface OpRow {
   readonly op: string;

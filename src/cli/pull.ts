@@ -7,6 +7,7 @@ export function command(): Command {
   return new Command("pull")
     .description("Fetch a model into the local store. A download that was cut goes on where it stopped.")
     .argument("<model>", modelArgument)
+    .option("--plan", "fetch nothing: say what it will need and do here (millrace plan)")
     .option("--insecure", "a registry may be spoken to without TLS")
     .option("--json", "print {name, path, bytes, files} as JSON")
     .addHelpText(
@@ -22,7 +23,8 @@ Examples:
   HF_TOKEN=… millrace pull hf:owner/gated-repo      a gated model
   HF_ENDPOINT=https://… millrace pull smollm2       from a mirror`,
     )
-    .action(async (model: string, { json, insecure }: { json?: boolean; insecure?: boolean }) => {
+    .action(async (model: string, { json, insecure, plan }: { json?: boolean; insecure?: boolean; plan?: boolean }) => {
+      if (plan) return (await import("./plan.js")).plan(model, { device: "auto", json, insecure });
       const pulled = await reported((options) => new Store().pull(model, { ...options, insecure }));
       const { name, path, bytes, files } = pulled;
       if (json) console.log(JSON.stringify({ name, path, bytes, files }));

@@ -9,7 +9,7 @@ import { UsageError } from "./failure.js";
 import { figuresBlock, figuresLine } from "./figures.js";
 import {
   addDeviceFlags,
-  addLookupFlag,
+  addGuessFlags,
   addSamplingFlags,
   collect,
   type DeviceFlags,
@@ -20,6 +20,7 @@ import {
 import { readStdinText } from "./input.js";
 import { modelArgument } from "./model.js";
 import { type OpenModel, openModel } from "./open.js";
+import { foretold } from "./speeds.js";
 import { answerView } from "./wrap.js";
 
 interface RunFlags extends DeviceFlags, SamplingFlags {
@@ -125,7 +126,9 @@ async function once(model: OpenModel, prompt: string, flags: RunFlags): Promise<
   if (flags.json) printJson(model, said, base.sampling.seed);
   else {
     view.end();
-    process.stderr.write(`${verbose ? figuresBlock(said.figures, model.loadMs) : `[${figuresLine(said.figures)}]`}\n`);
+    process.stderr.write(
+      `${verbose ? figuresBlock(said.figures, model.loadMs, foretold(model)) : `[${figuresLine(said.figures)}]`}\n`,
+    );
   }
   if (said.finishReason === "abort") process.exitCode = 130;
 }
@@ -194,7 +197,7 @@ export function command(): Command {
     .option("--raw", "continue the prompt as it is, without the chat template")
     .option("--json", "print {text, promptTokens, generatedTokens, ttftMs, …} as JSON when the answer is whole");
   addSamplingFlags(program);
-  return addLookupFlag(addDeviceFlags(program))
+  return addGuessFlags(addDeviceFlags(program))
     .addHelpText(
       "after",
       `

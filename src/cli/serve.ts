@@ -8,7 +8,7 @@ import { type Level, setLog } from "../base/log.js";
 import { pagesFolder } from "../store/folder.js";
 import { parseAddress } from "./address.js";
 import { UsageError } from "./failure.js";
-import { addDeviceFlags, addLookupFlag, byteCount, collect, type DeviceFlags, numberIn, wholeNumber } from "./flags.js";
+import { addDeviceFlags, addGuessFlags, byteCount, collect, type DeviceFlags, numberIn, wholeNumber } from "./flags.js";
 import { modelArgument } from "./model.js";
 import { pullReport } from "./progress.js";
 
@@ -21,9 +21,13 @@ interface ServeFlags extends DeviceFlags {
   readonly tlsKey?: string;
   readonly corsOrigin?: readonly string[];
   readonly auditLog?: string;
+  readonly pullHost?: readonly string[];
+  /** Megabytes. */
+  readonly maxBody?: number;
   /** Milliseconds. */
   readonly drain?: number;
   readonly id?: string;
+  readonly lora?: readonly { readonly name: string; readonly path: string }[];
   readonly maxSequences?: number;
   readonly maxWaiting?: number;
   readonly maxQueuedTokens?: number;
@@ -101,6 +105,12 @@ function fromOllama(): Partial<ServeFlags> {
 const given = <T extends object>(flags: T): Partial<T> =>
   Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined)) as Partial<T>;
 
+function adapter(text: string, before: NonNullable<ServeFlags["lora"]> = []): NonNullable<ServeFlags["lora"]> {
+  const at = text.indexOf("=");
+  if (at < 1 || at === text.length - 1) throw new InvalidArgumentError("It must be NAME=PATH.");
+  return [...before, { name: text.slice(0, at), path: text.slice(at + 1) }];
+}
+
 function tlsOf({ tlsCert, tlsKey }: ServeFlags): { cert: string; key: string } | undefined {
   if (tlsCert === undefined && tlsKey === undefined) return undefined;
   if (tlsCert === undefined || tlsKey === undefined) throw new UsageError("give --tls-cert and --tls-key together");
@@ -118,6 +128,10 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
   const flags: ServeFlags = { ...fromOllama(), ...given(commandLine) } as ServeFlags;
   if (flags.id !== undefined && models.length !== 1)
     throw new UsageError("--id names one model: give one MODEL with it");
+  if (flags.lora !== undefined && models.length !== 1)
+    throw new UsageError("--lora belongs to one model: give one MODEL with it");
+  if (flags.draft !== undefined && models.length !== 1)
+    throw new UsageError("--draft guesses for one model: give one MODEL with it");
   const twice = models.find((name, index) => models.indexOf(name) !== index);
   if (twice !== undefined) {
     throw new UsageError(`${twice} was given twice: give it once (--id NAME, with one MODEL, is for another name)`);
@@ -145,7 +159,7 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
   const controller = new AbortController();
   void stopping.then(() => controller.abort());
   const server = await serve({
-    models: models.map((model) => ({ model, ...(flags.id === undefined ? {} : { id: flags.id }) })),
+    models: models.map((model) => ({ model, id: flags.id, adapters: flags.lora, draft: flags.draft })),
     ...{ host, port, apiKeys, device, threads, contextLength, kvDtype, deterministic, lookup },
     ...{ maxSequences, maxWaiting, maxQueuedTokens, maxLoaded },
     keepAliveMs: flags.keepAlive,
@@ -153,6 +167,8 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
     tls: tlsOf(flags),
     corsOrigins: flags.corsOrigin,
     auditLog: flags.auditLog,
+    pullHosts: flags.pullHost,
+    maxBodyBytes: flags.maxBody === undefined ? undefined : Math.floor(flags.maxBody * 1e6),
     drainMs: flags.drain,
     pageCache: { folder: pagesFolder(), memoryBytes: flags.cacheMemory, diskBytes: flags.cacheDisk },
     memoryBytes: flags.memory === undefined ? undefined : Math.floor(flags.memory * 1e9),
@@ -196,8 +212,19 @@ export function command(): Command {
       collect,
     )
     .option("--audit-log <file>", "write who asked what to this file, a JSON object a line")
+    .option(
+      "--pull-host <host>",
+      'where callers with a key may pull from and push to, beside the hub and Ollama\'s registry; "*": anywhere',
+      collect,
+    )
+    .option("--max-body <megabytes>", "of a request; larger ones are a 413 (default: 8.4)", numberIn(0.001, 1024))
     .option("--drain <time>", "how long open requests may go on when the server ends (default: 30s)", duration)
     .option("--id <name>", "what callers call the model (default: its own name)")
+    .option(
+      "--lora <name=path>",
+      "a LoRA adapter for the model (.gguf or PEFT folder), asked for by this name as a model is (several may be given)",
+      adapter,
+    )
     .option("--max-sequences <n>", "answers that are generated at once (default: 16)", wholeNumber(1, 4096))
     .option("--max-waiting <n>", "answers that may wait; beyond that callers get a 429 (default: 256)", wholeNumber(0))
     .option(
@@ -224,7 +251,7 @@ export function command(): Command {
     )
     .option("--log-json", "log as JSON, one object a line; MILLRACE_LOG=info logs each request")
     .option("--json", "print {url, port, models} as one line of JSON when requests are taken");
-  return addLookupFlag(addDeviceFlags(program))
+  return addGuessFlags(addDeviceFlags(program))
     .addHelpText(
       "after",
       `
@@ -232,6 +259,7 @@ Examples:
   millrace serve                                   all models here, on http://127.0.0.1:11434
   millrace serve smollm2                           this one alone, loaded at once
   millrace serve ./model.gguf --id my-model --port 9000
+  millrace serve ./model.gguf --lora sql=./sql-lora --lora brief=./brief.gguf
   MILLRACE_API_KEY=… millrace serve smollm2 --host 0.0.0.0
   curl http://127.0.0.1:11434/v1/chat/completions -H 'content-type: application/json' \\
        -d '{"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}]}'

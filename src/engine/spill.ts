@@ -29,6 +29,8 @@ export interface PageStore {
 export interface SpillOptions {
   /** Milliseconds. */
   readonly now: () => number;
+  /** Results of the steps that run: should one fail, what it computed is not what its name says. */
+  readonly inFlight: () => readonly Promise<unknown>[];
   /** There is something to do between steps. */
   readonly wake: () => void;
   /** Milliseconds that computing so many tokens takes; undefined: not known yet. */
@@ -57,8 +59,8 @@ const saveShare = 0.02;
 const saveMs = 4;
 /** Milliseconds between two steps for writing pages that have come. */
 const installMs = 8;
-/** Bytes that are fetched at once: what comes first can be written while the rest is read. */
-const segmentBytes = 32 * 2 ** 20;
+/** Pages that are fetched at once: what comes first is written while the rest is read. */
+const segmentPages = 16;
 /** How long a fetch is waited for where nobody knows what computing would take, and at the least, in milliseconds. */
 const patienceMs = 10_000;
 const leastPatienceMs = 250;
@@ -191,10 +193,9 @@ export class Spill {
     this.unsaved.delete(key);
     if (!this.store.takes || this.store.find(key) !== undefined) return;
     this.saving++;
-    void this.program
-      .readPages(group, Int32Array.of(id))
+    void Promise.all([this.program.readPages(group, Int32Array.of(id)), ...this.options.inFlight()])
       .then(
-        (bytes) => this.store.put(key, bytes),
+        ([bytes]) => this.store.put(key, bytes),
         () => {}, // a device that fails says so to its requests
       )
       .then(() => {
@@ -249,29 +250,31 @@ export class Spill {
     return false;
   }
 
+  /** One segment is read while the one before it is written. */
   private async fetch(missing: readonly Page[], patience: number): Promise<void> {
-    const { now } = this.options;
-    const end = now() + patience;
-    for (let at = 0; at < missing.length && !this.stopped; ) {
-      const segment: Page[] = [];
-      for (let bytes = 0; at < missing.length && bytes < segmentBytes; at++) {
-        segment.push(missing[at]);
-        bytes += this.program.caches[missing[at].group].pageBytes;
-      }
-      const before = now();
+    const end = this.options.now() + patience;
+    const ask = (at: number) => {
+      const segment = missing.slice(at, at + segmentPages);
       const tier = segment.some(({ key }) => this.store.find(key) === "disk") ? "disk" : "memory";
-      const found = await this.store.get(
-        segment.map(({ key }) => key),
-        Math.max(0, end - before),
-      );
-      if (this.stopped) return;
-      const pages = segment.flatMap((page, i) => (found[i] ? [{ page, bytes: found[i] }] : []));
+      const keys = segment.map(({ key }) => key);
+      const found = segment.length > 0 && this.store.get(keys, Math.max(0, end - this.options.now()));
+      return { segment, tier, found } as const;
+    };
+    let next = ask(0);
+    for (let at = segmentPages; next.segment.length > 0; at += segmentPages) {
+      const { segment, tier, found } = next;
+      const before = this.options.now();
+      const bytes = await found;
+      if (this.stopped || !bytes) return;
+      next = ask(at);
+      const pages = segment.flatMap((page, i) => (bytes[i] ? [{ page, bytes: bytes[i] }] : []));
+      const isWhole = pages.length === segment.length;
       await new Promise<void>((done) => {
         this.arrivals.push({ pages, done });
         this.options.wake();
       });
-      if (pages.length < segment.length) return; // what follows a gap is of no use
-      this.measured(tier, segment, now() - before);
+      if (!isWhole) return; // what follows a gap is of no use
+      this.measured(tier, segment, this.options.now() - before);
     }
   }
 

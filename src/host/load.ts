@@ -1,11 +1,10 @@
 // Owns: from what a client asks for (a LoadSpec) to a program ready for the engine: opens the checkpoint, builds the plan,
 // opens the device, and decides how much memory and context the model gets. Runs in the engine's thread or process.
 
-import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { UserError } from "../base/errors.js";
-import type { AdapterSource, Device, KvDType, Limits, MemoryReport, Program } from "../device/device.js";
+import type { Device, KvDType, Limits, MemoryReport } from "../device/device.js";
 import { openDevice } from "../device/open.js";
 import type { LoadedModel } from "../engine/host.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
@@ -18,11 +17,11 @@ import { fuse } from "../plan/passes/fuse.js";
 import { withAdapters } from "../plan/passes/lora.js";
 import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
+import { loadDraft } from "./draft.js";
 import { GrammarHost } from "./grammar.js";
 import { loadEncoder } from "./load-encoder.js";
-import type { PageWorkerData } from "./page-protocol.js";
-import { type PageCacheSpec, pageKind, WorkerPageStore } from "./page-store.js";
-import { version } from "./version.js";
+import { adapterDigest, type PageCacheSpec, planTiers } from "./page-kind.js";
+import { WorkerPageStore } from "./page-store.js";
 
 export interface LoadSpec extends CheckpointSpec {
   /** Default "auto". */
@@ -48,6 +47,9 @@ export interface LoadSpec extends CheckpointSpec {
   /** Tokens are guessed from the text and checked, several in a step; the answer is the same. Default: where the device
    *  computes each row alike whatever stands beside it. */
   readonly lookup?: boolean;
+  /** A GGUF file or folder of a smaller model with the same vocabulary: it guesses, and several guesses are checked in a step;
+   *  the answer is the same. For devices that compute each row alike whatever stands beside it; elsewhere it is not used. */
+  readonly draft?: string;
   /** LoRA adapters, by the names that requests call them: GGUF files or PEFT folders. Default: none. */
   readonly adapters?: readonly { readonly name: string; readonly path: string }[];
   /** Tiers below the device's pages, which outlive this process. Default: none. */
@@ -131,17 +133,26 @@ export async function loadModel(
   onProgress: (done: number, total: number) => void,
 ): Promise<LoadedModel> {
   const checkpoint = await openSpec(spec);
+  let store: WorkerPageStore | undefined;
   try {
     const encoder = encoderConfig(checkpoint);
     if (encoder !== undefined) return await loadEncoder(encoder, checkpoint, spec, onProgress);
     const device = await openDevice(spec.device);
-    const { plan, limits, trainedContextLength } = planModel(checkpoint, device, spec);
+    const { plan, limits, memory, trainedContextLength } = planModel(checkpoint, device, spec);
     // Read first: a bad one is known before the weights are.
     const adapters = await Promise.all((spec.adapters ?? []).map((one) => readAdapter(one, checkpoint)));
+    const grantedBytes = Math.min(device.info.memoryBytes, spec.memoryBytes ?? device.info.memoryBytes);
+    const tiers =
+      spec.pageCache && planTiers(spec.pageCache, { checkpoint, device, plan, limits, memory, grantedBytes });
+    // Finds what is on disk while the weights are read.
+    store = tiers && new WorkerPageStore(tiers);
     const program = await device.compile(plan, checkpoint, limits, { onProgress });
-    const { weights, workspace, cache } = program.memory;
-    const below = spec.pageCache && pageTiers(spec.pageCache, { checkpoint, device, plan, limits, program });
-    const store = below && (await WorkerPageStore.open(below));
+    const draft =
+      spec.draft === undefined
+        ? undefined
+        : await loadDraft({ ...spec, draft: spec.draft }, { checkpoint, limits, vocabSize: program.vocabSize }, device);
+    const taken = (part: "weights" | "workspace" | "cache") => program.memory[part] + (draft?.memory[part] ?? 0);
+    await store?.known();
     return {
       program,
       limits,
@@ -154,77 +165,31 @@ export async function loadModel(
         maxSequences: limits.maxSequences,
         device: device.info.description,
         ownMemory: device.info.ownMemory ?? false,
-        memory: { weights, workspace, cache, tier: below?.memoryBytes ?? 0 },
+        memory: {
+          weights: taken("weights"),
+          workspace: taken("workspace"),
+          cache: taken("cache"),
+          tier: tiers?.memoryBytes ?? 0,
+        },
         adapters: adapters.map(({ name }) => name),
       },
       adapters,
       stepTokens: spec.stepTokens,
       lookup: (spec.lookup ?? true) && device.info.rowInvariant,
+      draft,
       close: async () => {
         await store?.close();
+        await draft?.close();
         await program.close();
         await device.close();
         checkpoint.close();
       },
     };
   } catch (error) {
+    await store?.close();
     checkpoint.close();
     throw error;
   }
-}
-
-/** Of the memory that is still free, what pages below the device may take where nobody says; and the most. */
-const tierShare = 1 / 16;
-const largestTier = 2 * 2 ** 30;
-
-interface Loaded {
-  readonly checkpoint: Checkpoint;
-  readonly device: Device;
-  readonly plan: Plan;
-  readonly limits: Limits;
-  readonly program: Program;
-}
-
-/** undefined: this model's pages stay on its device. */
-function pageTiers(
-  { folder, name, memoryBytes, diskBytes }: PageCacheSpec,
-  { checkpoint, device, plan, limits, program }: Loaded,
-): PageWorkerData | undefined {
-  const { pageFormat: format, description, memoryBytes: free } = device.info;
-  const { caches: groups } = program;
-  if (format === undefined || checkpoint.paths === undefined || groups.some(({ kind }) => kind === "state")) return;
-  const { kvDtype, deterministic } = limits;
-  const full = groups.findIndex(({ window }) => window === undefined);
-  const group = Math.max(0, full);
-  const usual = Math.min(largestTier, Math.floor(Math.max(0, free - limits.memoryBytes) * tierShare));
-  const memory = memoryBytes ?? usual;
-  if (memory === 0 && diskBytes === 0) return;
-  return {
-    folder,
-    files: checkpoint.paths,
-    kind: pageKind({ version: version(), plan, format, kvDtype, deterministic, groups }),
-    about: {
-      model: name ?? checkpoint.label,
-      device: description,
-      kvDtype,
-      pageTokens: groups[group].pageTokens,
-      group,
-    },
-    memoryBytes: memory,
-    diskBytes,
-  };
-}
-
-/** Of what it changes, and by how much. */
-function adapterDigest({ sites, scale }: AdapterSource): string {
-  const hash = createHash("sha256").update(String(scale));
-  for (const [site, { a, b }] of sites) {
-    hash
-      .update(JSON.stringify([site, a.shape, b.shape]))
-      .update(a.data)
-      .update(b.data);
-  }
-  return hash.digest("hex");
 }
 
 async function readAdapter({ name, path }: { name: string; path: string }, model: Checkpoint) {

@@ -5,12 +5,12 @@
 //   <folder>/<kind>/about.json        what made the pages, for people
 //   <folder>/<kind>/<name>-<group>    a page: magic, SHA-256 of all that follows and of what it is called, bytes
 //   <folder>/<kind>/used              how often pages were fetched: lines of numbers, each added at once
-//   <folder>/<kind>/new-<pid>-<n>     being written
+//   <folder>/<kind>/new-<random>      being written
 //   <folder>/digests/<key>            SHA-256 of a model's file that was read once, by path, size and times
 //
 // A kind is all that the bytes depend on beside the tokens: the model, the plan, the kernels, the number format
 // (page-store.ts). Files are for their owner alone: a page gives away the tokens that it was computed from.
-import { createHash } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import {
   appendFileSync,
   closeSync,
@@ -62,11 +62,9 @@ export function keyOf(file: string): string {
   return key;
 }
 
-let written = 0;
-
 /** Whole or not at all. Throws what the system says. */
 function writeWhole(folder: string, name: string, parts: readonly Uint8Array[]): void {
-  const partial = join(folder, `new-${process.pid}-${++written}`);
+  const partial = join(folder, `new-${randomBytes(8).toString("hex")}`);
   const fd = openSync(partial, "wx", 0o600);
   try {
     let bytes = parts.reduce((sum, part) => sum + part.length, 0);
@@ -153,7 +151,7 @@ export class PageFolder {
     try {
       const size = fstatSync(fd).size - headBytes;
       const head = Buffer.alloc(headBytes);
-      const bytes = new Uint8Array(Math.max(0, size));
+      const bytes = new Uint8Array(Buffer.allocUnsafeSlow(Math.max(0, size)).buffer);
       const whole = size > 0 && readvSync(fd, [head, bytes]) === headBytes + size;
       const sum = head.subarray(magic.length);
       if (whole && head.subarray(0, magic.length).equals(magic) && this.checksum(name, bytes).equals(sum)) {

@@ -1,50 +1,16 @@
 // Owns: a model's pages outside its device, as its engine sees them: what is known of where they are, and messages to the
 // worker that has them (page-worker.ts). Waits for nothing. A worker that dies takes its tiers along: pages are computed.
-import { createHash } from "node:crypto";
 import { Worker } from "node:worker_threads";
 import { log } from "../base/log.js";
-import type { PageGroup } from "../device/device.js";
 import type { PageStore, Tier } from "../engine/spill.js";
-import type { Plan } from "../plan/plan.js";
 import type { PageMessage, PageReply, PageWorkerData } from "./page-protocol.js";
 import type { Where } from "./page-tiers.js";
-
-export interface PageCacheSpec {
-  /** Where pages lie, of all models. */
-  readonly folder: string;
-  /** What the model is called in reports; by default its file's own name. */
-  readonly name?: string;
-  /** Most bytes of this process's memory; by default a sixteenth of what is free, at most 2 GiB. */
-  readonly memoryBytes?: number;
-  /** Most bytes of the disk, for all models together; 0: none. By default a tenth of what is free, at most 32 GiB. */
-  readonly diskBytes?: number;
-}
 
 /** Bytes on their way down, at most. */
 const mostPending = 128 * 2 ** 20;
 /** How long what is known may take to be read when a model is loaded, and what waits to be written when it goes. */
 const openMs = 2_000;
 const closeMs = 4_000;
-
-export interface PageKind {
-  readonly version: string;
-  readonly plan: Plan;
-  /** DeviceInfo.pageFormat. */
-  readonly format: string;
-  readonly kvDtype: string;
-  readonly deterministic: boolean;
-  readonly groups: readonly PageGroup[];
-}
-
-/** All that a page's bytes depend on beside the model's content and the tokens. */
-export function pageKind({ version, plan, format, kvDtype, deterministic, groups }: PageKind): string {
-  const ids = (tensors: Readonly<Record<string, { id: number }>>) =>
-    Object.entries(tensors).map(([name, tensor]) => [name, tensor?.id]);
-  const nodes = plan.nodes.map(({ op, inputs, outputs, params }) => [op.name, ids(inputs), ids(outputs), params]);
-  const shapes = groups.map(({ kind, pageTokens, pageBytes, window }) => [kind, pageTokens, pageBytes, window]);
-  const all = [version, format, kvDtype, deterministic, shapes, plan.caches, plan.tensors, nodes];
-  return createHash("sha256").update(JSON.stringify(all)).digest("hex");
-}
 
 interface Waiting {
   readonly keys: readonly string[];
@@ -63,22 +29,13 @@ export class WorkerPageStore implements PageStore {
   private tickets = 0;
   private alive = true;
   private readonly ended: Promise<void>;
+  private readonly opening: Promise<void>;
   private opened: () => void = () => {};
 
-  /** Resolves when what is on disk is known, or that takes too long to wait for. */
-  static async open(data: PageWorkerData): Promise<WorkerPageStore> {
-    const store = new WorkerPageStore(data);
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, openMs);
-      store.opened = () => {
-        clearTimeout(timer);
-        resolve();
-      };
+  constructor(data: PageWorkerData) {
+    this.opening = new Promise((resolve) => {
+      this.opened = resolve;
     });
-    return store;
-  }
-
-  private constructor(data: PageWorkerData) {
     this.worker = new Worker(new URL("./page-worker.js", import.meta.url), { workerData: data });
     this.worker.unref();
     this.worker.on("message", (message: PageReply) => this.receive(message));
@@ -89,6 +46,16 @@ export class WorkerPageStore implements PageStore {
         resolve();
       });
     });
+  }
+
+  /** Resolves when what is on disk is known, or that takes too long to wait for. */
+  async known(): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, openMs);
+    });
+    await Promise.race([this.opening, late]);
+    clearTimeout(timer);
   }
 
   get takes(): boolean {

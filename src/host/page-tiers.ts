@@ -105,7 +105,8 @@ export class PageTiers {
     this.tell([key]);
   }
 
-  /** A copy that is the caller's. */
+  /** The caller's own. What comes from the disk is not kept in memory: it goes to the device, and the system remembers
+   *  what was read. */
   get(key: string): Uint8Array | undefined {
     const here = this.memory.get(key) ?? this.queue.get(key);
     if (here) {
@@ -113,12 +114,11 @@ export class PageTiers {
       return here.slice();
     }
     const bytes = this.read(key);
-    if (bytes) {
+    if (bytes)
       this.onDisk.add(key); // also what another process wrote
-      this.keep(key, bytes);
-    } else this.onDisk.delete(key);
+    else this.onDisk.delete(key);
     this.tell([key]);
-    return bytes?.slice();
+    return bytes;
   }
 
   /** Writes one page of those that wait. */

@@ -1,5 +1,6 @@
 // Owns: a server around models: the routes, the socket, and an orderly end. serve.ts says which models there are and loads
 // them; tests give it their own.
+import { setMaxListeners } from "node:events";
 import type { IncomingMessage } from "node:http";
 import { Server as SecureServer } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
@@ -19,6 +20,8 @@ import { Metrics } from "./metrics.js";
 import type { ServedModels } from "./models.js";
 import { ollamaRoutes } from "./ollama.js";
 import { openaiRoutes } from "./openai.js";
+import { Records } from "./records.js";
+import { responseRoutes } from "./responses.js";
 import type { LocalModel } from "./source.js";
 import { tgiRoutes } from "./tgi.js";
 
@@ -35,8 +38,12 @@ export interface ListenOptions {
   readonly tls?: { readonly cert: string; readonly key: string };
   /** Origins of web pages that may call ("*": any); none unless said. */
   readonly corsOrigins?: readonly string[];
+  /** Where callers with a key may have packages pulled from and pushed to, beside the hub and Ollama's registry (outbound.ts). */
+  readonly pullHosts?: readonly string[];
   /** Where it is kept what keys with a budget have spent; by default in the data folder. */
   readonly usageFolder?: string;
+  /** Where responses, files and batches are kept; by default the data folder. */
+  readonly recordsFolder?: string;
   /** A file that each request is written to, a line of JSON each. */
   readonly auditLog?: string;
   /** Of a request's body; a larger one is a 413. */
@@ -55,16 +62,19 @@ export const listenDefaults = {
   apiKeys: [],
   keys: [],
   corsOrigins: [],
+  pullHosts: [],
   maxBodyBytes: 8 << 20,
   keepAliveMs: 10_000,
   slowReaderMs: 30_000,
   drainMs: 30_000,
-} as const satisfies Required<Omit<ListenOptions, "tls" | "auditLog" | "usageFolder">>;
+} as const satisfies Required<Omit<ListenOptions, "tls" | "auditLog" | "usageFolder" | "recordsFolder">>;
 
 export interface RunningServer {
   /** "http://127.0.0.1:11434" */
   readonly url: string;
   readonly port: number;
+  /** All there are: "POST /v1/chat/completions". */
+  readonly routes: readonly string[];
   /** Takes no new requests, lets open ones end for drainMs, then ends them with an error. */
   close(): Promise<void>;
 }
@@ -79,9 +89,15 @@ export async function listen(
   checkBinding(settings.host, settings.apiKeys, settings.keys);
   const app = createHttp({ ...settings, keys: [...settings.apiKeys.map(plainKey), ...settings.keys] });
   if (settings.auditLog !== undefined) auditTo(app, settings.auditLog);
+  const routes: string[] = [];
+  app.addHook("onRoute", ({ method, url }) => {
+    for (const one of [method].flat()) routes.push(`${one} ${url}`);
+  });
   const silent = silentConnections(app);
   const draining = new AbortController();
   const closing = new AbortController();
+  // Each open request listens.
+  setMaxListeners(0, closing.signal);
   const open = refuseWhileDraining(app, draining.signal);
   const metrics = new Metrics(models);
   healthRoutes(app, models, metrics, draining.signal);
@@ -89,20 +105,28 @@ export async function listen(
   app.addHook("onClose", async () => budgets.flush());
   const serving = { models, times: settings, closing: closing.signal, metrics, budgets };
   openaiRoutes(app, serving);
+  const records = new Records(settings.recordsFolder ?? dataFolder());
+  // Hooks of the end run last one first: what writes ends before the database does.
+  app.addHook("onClose", async () => records.close());
+  responseRoutes(app, serving, records, draining.signal);
   anthropicRoutes(app, serving);
   tgiRoutes(app, serving);
-  ollamaRoutes(app, { ...serving, store, corsOrigins: settings.corsOrigins });
+  const guarded = settings.apiKeys.length + settings.keys.length > 0;
+  const { corsOrigins } = settings;
+  ollamaRoutes(app, { ...serving, store, corsOrigins, pullHosts: guarded ? settings.pullHosts : null });
   try {
     await app.listen({ host: settings.host, port: settings.port });
   } catch (error) {
     throw listenError(error, settings);
   }
+  records.start();
   const { port } = app.server.address() as AddressInfo;
   const name = settings.host.includes(":") ? `[${settings.host}]` : settings.host;
   let closed: Promise<void> | undefined;
   return {
     url: `${settings.tls === undefined ? "http" : "https"}://${name}:${port}`,
     port,
+    routes,
     close: () => (closed ??= close(app, { silent, open, draining, closing }, settings.drainMs)),
   };
 }

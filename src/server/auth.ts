@@ -4,6 +4,7 @@ import { timingSafeEqual } from "node:crypto";
 import { isIP } from "node:net";
 import type { FastifyInstance, FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
+import { recognise } from "./inner.js";
 import { type ApiKey, digestOf, type Scope } from "./keys.js";
 
 /** Paths that need no key: a load balancer asks them. */
@@ -30,6 +31,7 @@ export function isLoopback(host: string): boolean {
 export function guard(app: FastifyInstance, keys: readonly ApiKey[]): void {
   if (keys.length === 0) {
     app.addHook("onRequest", async (request) => {
+      recognise(request);
       if (!namesThisMachine(request.headers.host)) {
         throw new UserError(
           `This server answers only requests to localhost or an IP address, not to "${request.headers.host}". ` +
@@ -42,6 +44,11 @@ export function guard(app: FastifyInstance, keys: readonly ApiKey[]): void {
   }
   app.addHook("onRequest", async (request, reply) => {
     if (open.has(request.url.split("?", 1)[0])) return;
+    const inner = recognise(request);
+    if (inner?.caller !== undefined) {
+      callers.set(request, inner.caller);
+      return;
+    }
     const given = givenKey(request);
     // Every key is compared, each in constant time: neither which one matched nor how much of it shows in the timing.
     const presented = digestOf(given ?? "");
@@ -66,7 +73,16 @@ export function guard(app: FastifyInstance, keys: readonly ApiKey[]): void {
   });
 }
 
-const callers = new WeakMap<FastifyRequest, { readonly key: ApiKey; readonly alone: boolean }>();
+export interface Caller {
+  readonly key: ApiKey;
+  /** There is no other key. */
+  readonly alone: boolean;
+}
+
+const callers = new WeakMap<FastifyRequest, Caller>();
+
+/** undefined: no key was asked for, or it was wrong. */
+export const callerOf = (request: FastifyRequest): Caller | undefined => callers.get(request);
 
 /** The key that was given; undefined: none was asked for, or it was wrong. */
 export const keyOf = (request: FastifyRequest): ApiKey | undefined => callers.get(request)?.key;

@@ -2,6 +2,7 @@
 // signal a request, whose reason says which; nothing of it stays behind on what lives longer.
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { UserError } from "../base/errors.js";
+import { innerOf } from "./inner.js";
 import { ClientGone } from "./stream.js";
 
 /** Seconds: more is no deadline. */
@@ -32,19 +33,24 @@ export async function untilEnded<T>(
     if (!reply.raw.writableFinished) controller.abort(new ClientGone());
   };
   const closed = () => controller.abort(closing.reason);
+  const inner = innerOf(request)?.signal;
+  const called = () => controller.abort(inner?.reason);
   reply.raw.once("close", gone);
   closing.addEventListener("abort", closed, { once: true });
+  inner?.addEventListener("abort", called, { once: true });
   let timer: NodeJS.Timeout | undefined;
   if (seconds !== undefined) {
     timer = setTimeout(() => controller.abort(tooLate(seconds)), Math.max(0, seconds * 1000 - reply.elapsedTime));
   }
   if (closing.aborted) closed();
+  if (inner?.aborted) called();
   if (request.socket.destroyed) gone();
   try {
     return await run(controller.signal);
   } finally {
     clearTimeout(timer);
     closing.removeEventListener("abort", closed);
+    inner?.removeEventListener("abort", called);
     reply.raw.off("close", gone);
   }
 }

@@ -9,6 +9,7 @@ import { keepAccount } from "./account.js";
 import { clientOf, keyOf } from "./auth.js";
 import type { Budgets } from "./budgets.js";
 import { untilEnded } from "./ending.js";
+import { innerOf } from "./inner.js";
 import type { Metrics } from "./metrics.js";
 import type { ServedModel, ServedModels } from "./models.js";
 import type { LocalModel } from "./source.js";
@@ -71,6 +72,9 @@ function onlyModel(models: ServedModels<LocalModel>): string {
   );
 }
 
+/** Made once: a reason of its own for each request would cost it a stack trace. */
+const over = new Error("The request has ended.");
+
 /** Holds the jobs' places while they run, and aborts what a failure leaves. Throws where the key's tokens are spent, or
  *  there are no places. */
 export async function running(
@@ -94,7 +98,7 @@ export async function running(
     await run(controller.signal);
   } finally {
     ending.removeEventListener("abort", ended);
-    controller.abort();
+    controller.abort(over);
     leave();
   }
 }
@@ -103,7 +107,8 @@ export async function running(
 export async function* answered(exchange: Exchange, prepared: Prepared, signal: AbortSignal): AsyncGenerator<Delta> {
   const { request, reply, model, metrics, budgets } = exchange;
   const key = keyOf(request);
-  const whose = { ...prepared, request: { ...prepared.request, client: key?.name, weight: key?.weight } };
+  const priority = Math.max(prepared.request.priority, innerOf(request)?.priority ?? prepared.request.priority);
+  const whose = { ...prepared, request: { ...prepared.request, client: key?.name, weight: key?.weight, priority } };
   const account = metrics.opened(model, whose, performance.now() - reply.elapsedTime);
   keepAccount(request, account);
   budgets.spend(key, account.promptTokens);
@@ -121,14 +126,14 @@ export async function* answered(exchange: Exchange, prepared: Prepared, signal: 
 
 /** Texts to vectors, with a place in the queue, paid by the caller's key. */
 export async function embedded(
-  { request, model, budgets }: Pick<Exchange, "request" | "model" | "budgets">,
+  { request, model, budgets, ending }: Pick<Exchange, "request" | "model" | "budgets" | "ending">,
   job: EmbedJob,
 ): Promise<Embeddings> {
   const key = keyOf(request);
   budgets.check(key);
   const leave = model.queue.enter(1, 0, clientOf(request));
   try {
-    const made = await embed(model.session, job);
+    const made = await embed(model.session, job, ending);
     budgets.spend(key, made.tokens);
     return made;
   } finally {

@@ -4,6 +4,7 @@
 import { randomUUID } from "node:crypto";
 import type { Socket } from "node:net";
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from "fastify";
+import { checkDepth } from "../base/depth.js";
 import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import { type Account, accountsOf } from "./account.js";
@@ -54,6 +55,7 @@ export function createHttp(options: HttpOptions): FastifyInstance {
     frameworkErrors: (error, request, reply) => fail(error, request, reply),
   });
   app.removeContentTypeParser("text/plain");
+  takeJson(app, "application/json");
   app.addHook("onRequest", async (request, reply) => {
     reply.header("x-request-id", request.id);
   });
@@ -66,6 +68,20 @@ export function createHttp(options: HttpOptions): FastifyInstance {
   app.setErrorHandler(fail);
   refuseUnknownPaths(app);
   return app;
+}
+
+/** Bodies of this content type ("*": any) are JSON, not too deeply nested, and without keys that change what objects are. */
+export function takeJson(app: FastifyInstance, contentType: string): void {
+  const parse = app.getDefaultJsonParser("error", "error");
+  app.addContentTypeParser(contentType, { parseAs: "string" }, (request, body, done) => {
+    try {
+      checkDepth(body as string);
+    } catch (error) {
+      done(error as Error);
+      return;
+    }
+    parse(request, body as string, done);
+  });
 }
 
 /** Carries ajv's findings from the formatter to the error handler, which knows the route's schema. */

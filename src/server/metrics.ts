@@ -3,7 +3,7 @@
 // label has few values: a model's id, a route, a status, a reason; nothing that a caller can make up.
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { EngineStats, FinishReason } from "../engine/types.js";
+import type { EngineStats, FinishReason, TierStats } from "../engine/types.js";
 import type { Prepared } from "../session/session.js";
 import { Account, type TokenListener } from "./account.js";
 import type { ServedModel, ServedModels } from "./models.js";
@@ -28,7 +28,7 @@ const statsMs = 2000;
 /** Routes that a model answers: their failures count as failed requests. */
 const answering = new Set([
   ...["/v1/chat/completions", "/v1/completions", "/v1/messages", "/api/generate", "/api/chat"],
-  ...["/", "/generate", "/generate_stream", "/invocations"],
+  ...["/", "/generate", "/generate_stream", "/invocations", "/vertex"],
 ]);
 
 export class Metrics {
@@ -90,6 +90,28 @@ export class Metrics {
     metric: Gauge<"model_name"> | Counter<"model_name">;
     of: (stats: EngineStats) => number;
   }[];
+
+  /** Likewise, by tier of pages below the device. */
+  private readonly tiers = [
+    {
+      metric: this.counter("millrace_cache_tier_hits_total", "Pages that the device had not and the tier had.", [
+        "tier",
+      ]),
+      of: ({ hits }: TierStats) => hits,
+    },
+    {
+      metric: this.counter("millrace_cache_tier_misses_total", "Pages that the tier had not either.", ["tier"]),
+      of: ({ misses }: TierStats) => misses,
+    },
+    {
+      metric: this.gauge("millrace_cache_tier_pages", "Pages that the tier holds.", ["tier"]),
+      of: ({ pages }: TierStats) => pages,
+    },
+    {
+      metric: this.gauge("millrace_cache_tier_bytes", "Bytes that the tier holds.", ["tier"]),
+      of: ({ bytes }: TierStats) => bytes,
+    },
+  ];
 
   constructor(private readonly models: ServedModels) {
     const seconds = (of: (account: Account) => number | undefined, help: string, ...names: string[]) =>
@@ -185,6 +207,16 @@ export class Metrics {
         "Times that a sequence gave its pages back to another.",
         "vllm:num_preemptions_total",
       ),
+      count(
+        ({ tiers }) => tiers?.skipped ?? 0,
+        "Pages in a tier below the device that were computed, because that was expected to be quicker.",
+        "millrace_cache_skipped_pages_total",
+      ),
+      count(
+        ({ tiers }) => tiers?.damaged ?? 0,
+        "Files of kept pages that were damaged, and were removed.",
+        "millrace_cache_damaged_files_total",
+      ),
       count(({ steps }) => steps, "Steps of the engine.", "tgi_batch_inference_count"),
     ];
   }
@@ -232,6 +264,14 @@ export class Metrics {
       metric.reset();
       for (const { id, stats } of read) if (stats !== undefined) metric.inc({ model_name: id }, of(stats));
     }
+    for (const { metric, of } of this.tiers) {
+      metric.reset();
+      for (const { id, stats } of read) {
+        for (const tier of stats?.tiers ? (["memory", "disk"] as const) : []) {
+          metric.inc({ model_name: id, tier }, of(stats!.tiers![tier]));
+        }
+      }
+    }
     return { contentType: this.registry.contentType, text: await this.registry.metrics() };
   }
 
@@ -247,8 +287,8 @@ export class Metrics {
     return new Counter({ name, help, labelNames: ["model_name", ...labels], registers: [this.registry] });
   }
 
-  private gauge(name: string, help: string): Gauge<"model_name"> {
-    return new Gauge({ name, help, labelNames: ["model_name"], registers: [this.registry] });
+  private gauge<L extends string = never>(name: string, help: string, labels: L[] = []): Gauge<"model_name" | L> {
+    return new Gauge({ name, help, labelNames: ["model_name", ...labels], registers: [this.registry] });
   }
 }
 

@@ -44,6 +44,8 @@ export interface Servable {
   readonly version?: string;
   /** Never unloaded to make room, nor after a time. */
   readonly pinned?: boolean;
+  /** Loaded with it; each is asked for by its own name, as a model is. */
+  readonly adapters?: readonly { readonly name: string }[];
 }
 
 export interface LoadGrant {
@@ -128,6 +130,16 @@ export interface ResidentReport<M> {
   readonly leases: number;
 }
 
+/** Undefined: the name means the model itself. */
+export function adapterOf(model: Servable, name: string): string | undefined {
+  if (name === model.id) return undefined;
+  return model.adapters?.find((one) => one.name === name)?.name;
+}
+
+const withAdapter = (served: ServedModel, adapter: string): ServedModel => {
+  return { ...served, id: adapter, session: served.session.withAdapter(adapter) };
+};
+
 /** What setTimeout takes. */
 const longestTimer = 2 ** 31 - 1;
 
@@ -177,6 +189,7 @@ export class ServedModels<M extends Servable = Servable> {
   async acquire(name: string, options: AcquireOptions = {}): Promise<Lease> {
     const from = performance.now();
     const model = this.find(name);
+    const adapter = adapterOf(model, name);
     this.closing.signal.throwIfAborted();
     const resident = this.residentFor(model, options);
     if (options.keepAliveMs !== undefined && !model.pinned) resident.keepAliveMs = options.keepAliveMs;
@@ -185,7 +198,7 @@ export class ServedModels<M extends Servable = Servable> {
       const loaded = resident.loaded ?? (await this.queue(resident.loading, options.signal));
       let held = true;
       return {
-        model: loaded.served,
+        model: adapter === undefined ? loaded.served : withAdapter(loaded.served, adapter),
         loadMs: performance.now() - from,
         release: () => {
           if (held) this.lease(resident, -1);

@@ -10,6 +10,7 @@ import type { Store } from "../store/store.js";
 import { isAllowed } from "./cors.js";
 import { untilEnded } from "./ending.js";
 import { type Exchange, embedded, type Serving } from "./exchange.js";
+import { takeJson } from "./http.js";
 import type { Lease } from "./models.js";
 import { type Asked, nanoseconds, type Piece, respondStream, respondWhole } from "./ollama/answer.js";
 import { prepareChat, prepareGenerate } from "./ollama/job.js";
@@ -17,11 +18,13 @@ import { running, show, tags } from "./ollama/models.js";
 import { optionsOf } from "./ollama/options.js";
 import { create, hasUpload, needStore, pull, push, respondProgress, upload } from "./ollama/packages.js";
 import * as schema from "./ollama/schema.js";
+import { checkOutbound, type PullHosts } from "./outbound.js";
 
 /** The version of Ollama whose API this is: clients ask for what a version has. */
 const apiVersion = "0.14.0";
 
 export interface OllamaServer extends Serving {
+  readonly pullHosts: PullHosts;
   /** null: the server has certain models and no others. */
   readonly store: Store | null;
   /** Web pages that may call, beside those of this machine. */
@@ -34,7 +37,7 @@ export function ollamaRoutes(app: FastifyInstance, server: OllamaServer): void {
     refuseForeignPages(scope, server.corsOrigins);
     // curl without a header says application/x-www-form-urlencoded.
     scope.removeAllContentTypeParsers();
-    scope.addContentTypeParser("*", { parseAs: "string" }, scope.getDefaultJsonParser("error", "error"));
+    takeJson(scope, "*");
     answerRoutes(scope, server);
     embedRoutes(scope, server);
     modelRoutes(scope, server);
@@ -241,7 +244,7 @@ async function embedding(
     const { model, loadMs, release } = await lease(server, body, ending);
     try {
       if (job.inputs.length === 0) return { vectors: [], tokens: 0, loadMs };
-      return { ...(await embedded({ request, model, budgets: server.budgets }, job)), loadMs };
+      return { ...(await embedded({ request, model, budgets: server.budgets, ending }, job)), loadMs };
     } finally {
       release();
     }
@@ -259,7 +262,7 @@ function modelRoutes(scope: FastifyInstance, { models }: OllamaServer): void {
   );
 }
 
-function storeRoutes(scope: FastifyInstance, { models, store, times }: OllamaServer): void {
+function storeRoutes(scope: FastifyInstance, { models, store, times, pullHosts }: OllamaServer): void {
   const transfer = (url: string, run: typeof pull) =>
     scope.post<{ Body: schema.TransferRequest }>(
       url,
@@ -267,6 +270,7 @@ function storeRoutes(scope: FastifyInstance, { models, store, times }: OllamaSer
       async (request, reply) => {
         const { stream = true, insecure = false, ...body } = request.body;
         const [from, name] = [needStore(store), nameOf(body)];
+        checkOutbound(name, pullHosts);
         await respondProgress(request, reply, times, stream, (signal) => run(from, name, insecure, signal));
         return reply;
       },
@@ -279,6 +283,7 @@ function storeRoutes(scope: FastifyInstance, { models, store, times }: OllamaSer
     async (request, reply) => {
       const { body } = request;
       const [to, name] = [needStore(store), nameOf(body)];
+      if (body.from !== undefined) checkOutbound(body.from, pullHosts);
       await respondProgress(request, reply, times, body.stream ?? true, (signal) => create(to, name, body, signal));
       return reply;
     },

@@ -1,7 +1,7 @@
 // Owns: the OpenAI routes and what they share. Schemas, jobs and shapes are in openai/.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { type Exchange, exchanging, type Serving } from "./exchange.js";
-import type { ServedModels } from "./models.js";
+import { adapterOf, type ServedModels } from "./models.js";
 import { chatCompletion } from "./openai/chat.js";
 import { completion } from "./openai/completions.js";
 import { EmbeddingsBody, type EmbeddingsRequest, embeddings } from "./openai/embeddings.js";
@@ -10,7 +10,7 @@ import type { LocalModel } from "./source.js";
 
 export function openaiRoutes(app: FastifyInstance, serving: Serving): void {
   const { models } = serving;
-  const answering = <Body extends { model: string }>(
+  const answering = <Body extends { model?: string }>(
     request: FastifyRequest,
     reply: FastifyReply,
     answer: (exchange: Exchange, body: Body) => Promise<void>,
@@ -27,15 +27,29 @@ export function openaiRoutes(app: FastifyInstance, serving: Serving): void {
   app.post("/v1/embeddings", { schema: { body: EmbeddingsBody } }, (request, reply) =>
     answering<EmbeddingsRequest>(request, reply, embeddings),
   );
-  app.get("/v1/models", async () => ({ object: "list", data: models.all.map((model) => modelCard(models, model)) }));
+  app.get("/v1/models", async () => ({
+    object: "list",
+    data: models.all.flatMap((model) => {
+      const names = [model.id, ...(model.adapters ?? []).map(({ name }) => name)];
+      return names.map((name) => modelCard(models, model, name));
+    }),
+  }));
   // An id may contain slashes (hf:owner/repo).
-  app.get<{ Params: { "*": string } }>("/v1/models/*", async (request) =>
-    modelCard(models, models.find(request.params["*"])),
+  app.get<{ Params: { "*": string } }>("/v1/models/*", async ({ params }) =>
+    modelCard(models, models.find(params["*"]), params["*"]),
   );
 }
 
-function modelCard(models: ServedModels<LocalModel>, { id, created }: LocalModel): object {
-  const served = models.loaded.find(({ model }) => model.id === id)?.served;
-  const card = { id, object: "model", created: served?.created ?? created, owned_by: "millrace" };
+/** Of the model, or of the adapter of that name, whose parent it is. */
+function modelCard(models: ServedModels<LocalModel>, model: LocalModel, name: string): object {
+  const served = models.loaded.find(({ model: { id } }) => id === model.id)?.served;
+  const adapter = adapterOf(model, name);
+  const card = {
+    id: adapter ?? model.id,
+    object: "model",
+    created: served?.created ?? model.created,
+    owned_by: "millrace",
+    ...(adapter === undefined ? {} : { parent: model.id }),
+  };
   return served === undefined ? card : { ...card, max_model_len: served.session.limits.contextLength };
 }

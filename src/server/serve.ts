@@ -14,6 +14,10 @@ export interface ServeModel {
   readonly model: string;
   /** What clients call it; by default its own name. */
   readonly id?: string;
+  /** LoRA adapters: GGUF files or PEFT folders. Clients ask for one by its name, as for a model. */
+  readonly adapters?: readonly { readonly name: string; readonly path: string }[];
+  /** A smaller model with the same vocabulary that guesses; by default the package's. */
+  readonly draft?: string;
 }
 
 export interface ServeOptions extends ListenOptions, LoadSettings {
@@ -66,7 +70,7 @@ export async function serve(options: ServeOptions): Promise<ModelServer> {
       await server.close();
       await models.close();
     };
-    return { url: server.url, port: server.port, models: about, close };
+    return { ...server, models: about, close };
   } catch (error) {
     await models.close();
     throw error;
@@ -75,13 +79,18 @@ export async function serve(options: ServeOptions): Promise<ModelServer> {
 
 async function namedModels({ models, report, signal }: ServeOptions): Promise<LocalModel[]> {
   const named: LocalModel[] = [];
-  for (const { model, id } of models) {
+  for (const { model, id, adapters, draft } of models) {
     const resolved = await new Store().resolve(model, { signal, report });
     const created = Math.floor(Date.now() / 1000);
-    named.push({ id: id ?? resolved.name, path: resolved.path, created, pinned: true, package: resolved.package });
+    const { name, path, package: own } = resolved;
+    const guesses = draft === undefined ? undefined : (await new Store().resolve(draft, { signal, report })).path;
+    named.push({ id: id ?? name, path, created, pinned: true, package: own, adapters, draft: guesses });
   }
-  if (new Set(named.map(({ id }) => id)).size !== named.length)
-    throw new UserError("Two models were given the same id; ids must differ.");
+  const names = named.flatMap(({ id, adapters = [] }) => [id, ...adapters.map(({ name }) => name)]);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) {
+    throw new UserError(`"${twice}" would be the name of two models or adapters here; names must differ.`);
+  }
   return named;
 }
 

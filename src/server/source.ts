@@ -14,6 +14,10 @@ export interface LocalModel extends Servable {
   readonly path: string;
   /** undefined: a path. */
   readonly package?: Package;
+  /** LoRA adapters besides the package's own: GGUF files or PEFT folders. */
+  readonly adapters?: readonly { readonly name: string; readonly path: string }[];
+  /** The path of a model that guesses, in place of the package's. */
+  readonly draft?: string;
 }
 
 export interface LoadSettings {
@@ -45,7 +49,10 @@ export class NamedModels implements ModelSource<LocalModel> {
   ) {}
 
   find(name: string): LocalModel | null {
-    return this.models.find(({ id }) => id === name) ?? this.models.find(({ id }) => id === untagged(name)) ?? null;
+    const called = (wanted: string) =>
+      this.models.find(({ id }) => id === wanted) ??
+      this.models.find(({ adapters }) => adapters?.some((one) => one.name === wanted));
+    return called(name) ?? called(untagged(name)) ?? null;
   }
 
   list(): readonly LocalModel[] {
@@ -89,15 +96,17 @@ async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSett
   const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256, maxQueuedTokens } = settings;
   const pageCache = settings.pageCache && { ...settings.pageCache, name: id };
   const { threads, memoryBytes, signal, contextLength = settings.contextLength } = grant;
-  const adapters = packageAdapters(model.package);
+  const own = packageAdapters(model.package);
+  const adapters = [...own, ...(model.adapters ?? [])];
   const { session, engine, label, fileBytes } = await openSession({
     spec: {
       ...{ path, adapters, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
       pageCache,
+      draft: model.draft ?? (lookup === false ? undefined : model.package?.draft),
     },
     carrier: () => processCarrier((pid) => settings.onEngineStart?.(id, pid)),
     template: model.package?.template,
-    adapter: adapters[0]?.name,
+    adapter: own[0]?.name,
     onProgress: (done, total) => settings.onLoadProgress?.(id, done, total),
     signal,
   });

@@ -32,9 +32,11 @@ export interface Framing {
   readonly keepAlive: string | null;
 }
 
+export const event = (json: string): string => `data: ${json}\n\n`;
+
 export const serverSentEvents: Framing = {
   contentType: "text/event-stream; charset=utf-8",
-  frame: (data) => `data: ${JSON.stringify(data)}\n\n`,
+  frame: (data) => event(JSON.stringify(data)),
   end: "data: [DONE]\n\n",
   keepAlive: ": keep-alive\n\n",
 };
@@ -50,6 +52,10 @@ export const jsonLines: Framing = {
 export class EventStream {
   private opened = false;
   private readonly timer: NodeJS.Timeout;
+  /** Goes out in one piece when all that is at hand has been seen to: a step's tokens are one write. */
+  private waiting = "";
+  /** While the socket takes no more. */
+  private full: Promise<void> | undefined;
 
   constructor(
     private readonly request: FastifyRequest,
@@ -61,13 +67,24 @@ export class EventStream {
     this.timer.unref();
   }
 
-  /** Resolves when the socket takes more; a reader that is gone or too slow rejects. */
-  async send(data: object): Promise<void> {
-    await this.write(this.framing.frame(data));
+  /** Resolves when the socket takes more; a reader that is gone or too slow rejects. undefined: it does. */
+  send(data: object): Promise<void> | undefined {
+    return this.write(this.framing.frame(data));
+  }
+
+  /** As send(), of what has been framed. */
+  write(text: string): Promise<void> | undefined {
+    if (this.reply.raw.destroyed) return Promise.reject(new ClientGone());
+    if (!this.opened) this.open();
+    if (this.waiting === "") process.nextTick(() => this.flush());
+    this.waiting += text;
+    return this.full;
   }
 
   async done(): Promise<void> {
     if (this.framing.end !== "") await this.write(this.framing.end);
+    this.flush();
+    await this.full;
     this.end();
   }
 
@@ -110,12 +127,18 @@ export class EventStream {
     raw.write(keepAlive);
   }
 
-  private async write(text: string): Promise<void> {
-    const raw = this.reply.raw;
-    if (raw.destroyed) throw new ClientGone();
-    if (!this.opened) this.open();
+  private flush(): void {
+    const { raw } = this.reply;
+    if (this.waiting === "" || raw.destroyed) return;
     this.timer.refresh();
-    if (!raw.write(text)) await this.drained();
+    const taken = raw.write(this.waiting);
+    this.waiting = "";
+    if (taken || this.full !== undefined) return;
+    this.full = this.drained().finally(() => {
+      this.full = undefined;
+    });
+    // Who sends next hears of it, too.
+    this.full.catch(() => {});
   }
 
   private drained(): Promise<void> {
@@ -140,6 +163,7 @@ export class EventStream {
 
   private end(): void {
     clearInterval(this.timer);
+    this.flush();
     this.reply.raw.end();
   }
 }

@@ -22,6 +22,8 @@ export interface Prepared {
 
 /** Characters: few texts have longer tokens on average. */
 const commonTokenLength = 16;
+const mostStops = 64;
+const longestStop = 1024;
 /** Of a prompt, to see how it opens the answer. */
 const tailTokens = 24;
 const useIds = "Use completions with a prompt of token ids.";
@@ -37,6 +39,11 @@ export class Session {
     /** Of jobs that name none. */
     private readonly adapter?: string,
   ) {}
+
+  /** The same model; jobs that name no adapter have this one. */
+  withAdapter(name: string): Session {
+    return new Session(this.engine, this.text, this.endIds, name);
+  }
 
   get limits(): ModelLimits {
     return this.engine.limits;
@@ -60,6 +67,7 @@ export class Session {
     checkIds("stop_token_ids", job.stopIds, vocabSize);
     const adapter = job.adapter ?? this.adapter;
     this.checkAdapter(adapter);
+    checkStops(job.stop);
     if (job.stop.length > 0) this.needText("stop", "Stop strings need one; give stop_token_ids.");
     const maxTokens = this.maxTokens(job, promptIds.length);
     if (job.minTokens > maxTokens) {
@@ -113,11 +121,12 @@ export class Session {
           choice.pushSilent(event.id, event.logprobs);
           continue;
         }
-        yield* choice.push(event.id, event.logprobs);
+        // Not yield*: that asks a list for a promise of each.
+        for (const delta of choice.push(event.id, event.logprobs)) yield delta;
         if (choice.stop !== undefined) this.engine.abort(request.id, index);
         continue;
       }
-      yield* choice.flush();
+      for (const delta of choice.flush()) yield delta;
       yield finish(event, choice);
     }
   }
@@ -314,6 +323,16 @@ function checkIds(param: string, ids: Iterable<number>, vocabSize: number): void
       param,
     });
   }
+}
+
+/** Every token is compared with all of them. */
+function checkStops(stops: readonly string[]): void {
+  const length = stops.reduce((most, stop) => Math.max(most, stop.length), 0);
+  if (stops.length <= mostStops && length <= longestStop) return;
+  throw new UserError(
+    `At most ${mostStops} stop strings of ${longestStop} characters can be given, not ${stops.length} of up to ${length}.`,
+    { code: "too_many_stops", param: "stop" },
+  );
 }
 
 /** The field that the prompt came in. */

@@ -5,6 +5,7 @@
 //   models/<key>/<file>                                  a model's files under their own names: hard links to blobs
 //   partial/<key>                                        downloads under way or cut; resumed
 //   pending/<pid>-<n>                                    what a live process needs that no manifest names yet
+//   speeds.json                                          what this machine and its models do a second (cli/speeds.ts)
 //   pages/                                               computed pages of prompts (host/page-files.ts); all may go
 //   locks/<key>, locks/store                             who is writing that blob; who is naming or sweeping
 import { homedir } from "node:os";

@@ -129,13 +129,13 @@ export async function downloadParallel(
 
 const sizeOfRange = ([start, end]: [number, number]) => end - start;
 
-/** Bytes start to end of the file, tried again from where it broke off. */
-async function fetchRange(
+/** Bytes start to end of the file, to their places, tried again from where it broke off. Throws NoRanges. */
+export async function fetchRange(
   url: string,
   file: FileHandle,
-  [start, end]: [number, number],
+  [start, end]: readonly [number, number],
   options: DownloadOptions,
-  onBytes: (count: number) => void,
+  onBytes: (count: number) => void = () => {},
 ): Promise<void> {
   let at = start;
   const attempt = async (first: boolean) => {

@@ -39,11 +39,24 @@ async function versionOf(url: string, signal?: AbortSignal): Promise<{ version: 
   return { version: `${tag ?? Date.now()} ${length}`, ...(Number.isFinite(length) ? { bytes: length } : {}) };
 }
 
+/** What the file at an address is called. */
+export const nameOfFile = (url: string) => basename(decodeURIComponent(new URL(url).pathname));
+
+/** In bytes. Throws UserError where the server does not say. */
+export async function sizeOf(url: string, signal?: AbortSignal): Promise<number> {
+  const { bytes } = await versionOf(url, signal);
+  if (bytes !== undefined) return bytes;
+  throw new UserError(`${new URL(url).host} does not say how large the file is: pull it to see what it takes.`, {
+    status: 502,
+    code: "no_ranges",
+  });
+}
+
 export async function pullFromUrl(folder: string, address: string, options: PullOptions): Promise<PackageFile> {
   const url = address.replace(/#.*$/, "");
   const stated = /#sha256=([0-9a-f]{64})$/i.exec(address)?.[1]?.toLowerCase();
   const { report, signal } = options;
-  const name = basename(decodeURIComponent(new URL(url).pathname));
+  const name = nameOfFile(url);
   report?.note?.(`Fetching ${name} from ${new URL(url).host}`);
   const { version, bytes } = await versionOf(url, signal);
   const key = createHash("sha256").update(`${url}\n${version}`).digest("hex");

@@ -35,15 +35,18 @@ import {
   displayName,
   isOnThisMachine,
   isPathSpelling,
+  type ModelName,
   type PackageId,
   type PackageName,
   parseModelName,
   parsePackageName,
   whatAModelIs,
 } from "./names.js";
+import { drawOutline, type Outline } from "./outline.js";
 import { configBlob, fileLayer, linkModel, modelKey, openPackage, type Package } from "./package.js";
 import { pullFromRegistry } from "./pull-registry.js";
 import { pullFromUrl } from "./pull-url.js";
+import { remoteFiles } from "./remote.js";
 import type { PullOptions } from "./report.js";
 
 export type { Package, PackageConfig, PackageFile, PackageMessage } from "./package.js";
@@ -93,6 +96,18 @@ export class Store {
     const name = parseModelName(model);
     if (name.kind === "path") return { name: name.label, path: name.path };
     return resolved(await this.fetch(name, options));
+  }
+
+  /** What can be opened to plan with: the model itself where it is here, else its headers alone, read by byte ranges. */
+  async outline(model: string, options: PullOptions = {}): Promise<Outline & { readonly name: string }> {
+    const here = this.package(model);
+    const name = here === null ? parseModelName(model) : null;
+    if (name !== null && name.kind !== "path") {
+      return { ...(await drawOutline(await remoteFiles(name, options))), name: shortName(name.name) };
+    }
+    const { path, label } =
+      here === null ? (name as ModelName & { kind: "path" }) : { path: here.path, label: shortName(here.name) };
+    return { name: label, path, fetchedBytes: 0, remove: () => {} };
   }
 
   /** Makes sure that the model is here and current. */

@@ -7,6 +7,7 @@
 // a spelling apart so that the texts differ, all tokens whose spellings the caller used stay text in this prompt, the
 // template's own too: worse for the answer, but no door. Strings that could be cut so that a spelling arises are rendered
 // once more without their fragments, and where this changes which control tokens the prompt has, it is refused.
+import { checkDepth } from "../base/depth.js";
 import { UserError } from "../base/errors.js";
 import { parseTemplate, type TemplateEngine } from "./any-template.js";
 import { SpecialMatcher } from "./special-matcher.js";
@@ -178,6 +179,7 @@ function toolCall(call: Readonly<Record<string, unknown>>): Record<string, unkno
 function parsedArguments(given: unknown): unknown {
   if (typeof given !== "string") return given ?? {};
   if (given.trim() === "") return {};
+  checkDepth(given);
   try {
     const value: unknown = JSON.parse(given);
     return typeof value === "object" && value !== null ? value : given;

@@ -1,7 +1,9 @@
 // An engine on the null device, stepped by hand, its events collected by choice.
 import type { Limits, PageGroup } from "../../src/device/device.js";
 import { type Fault, NullProgram } from "../../src/device/null/program.js";
+import { DraftModel } from "../../src/engine/draft.js";
 import { type ConstraintFactory, Engine, type EngineOptions, type FinishEvent } from "../../src/engine/loop.js";
+import type { PageStore, Tier } from "../../src/engine/spill.js";
 import type { GenerateRequest, SamplingParams, TokenLogprobs } from "../../src/engine/types.js";
 import { plainSampling } from "../../src/session/sampling.js";
 
@@ -21,9 +23,44 @@ export interface WorldOptions {
   contextLength?: number;
   prefixCache?: boolean;
   drafter?: EngineOptions["drafter"];
+  /** Of a draft model's pages; it draws as the model does. Undefined: there is none. */
+  draftPages?: number;
   store?: EngineOptions["store"];
   fault?: Fault;
   beforeResult?: () => Promise<void>;
+}
+
+/** Pages below the device, in memory. */
+export class TestStore implements PageStore {
+  readonly asked: (readonly string[])[] = [];
+  takes = true;
+  tier: Tier = "disk";
+  /** false: what is asked for is no longer there. */
+  keeps = true;
+  /** It answers when this does. */
+  gate: Promise<unknown> = Promise.resolve();
+
+  constructor(readonly pages = new Map<string, Uint8Array>()) {}
+
+  get stats() {
+    const held = { pages: this.pages.size, bytes: 0 };
+    return { memory: held, disk: held, damaged: 0 };
+  }
+
+  find(key: string): Tier | undefined {
+    return this.pages.has(key) ? this.tier : undefined;
+  }
+
+  put(key: string, bytes: Uint8Array): void {
+    this.pages.set(key, bytes.slice());
+  }
+
+  async get(keys: readonly string[]) {
+    this.asked.push(keys);
+    await this.gate;
+    if (!this.keeps) for (const key of keys) this.pages.delete(key);
+    return keys.map((key) => this.pages.get(key)?.slice());
+  }
 }
 
 export interface Choice {
@@ -71,6 +108,7 @@ export class World {
       stepTokens: o.stepTokens ?? 512,
       prefixCache: o.prefixCache,
       drafter: o.drafter,
+      draft: o.draftPages === undefined ? undefined : this.draftModel(o.draftPages, o.window ?? 10),
       store: o.store,
       pause: async () => {},
       now: () => this.clock++,
@@ -89,6 +127,16 @@ export class World {
     });
   }
 
+  private draftModel(numPages: number, window: number): DraftModel {
+    const { limits } = this;
+    const groups: PageGroup[] = [undefined, window].map((window) => {
+      return { kind: "paged", pageTokens, pageBytes: 16, numPages, window };
+    });
+    const program = new NullProgram({ groups, vocabSize, limits });
+    // As quick as can be: what it guesses always pays.
+    return new DraftModel(program, limits, { pause: async () => {}, now: () => this.clock });
+  }
+
   submit(request: GenerateRequest, constraint?: ConstraintFactory): void {
     const choices = Array.from({ length: request.n }, () => ({ tokens: [], logprobs: [], finishes: [] }));
     this.outcomes.set(request.id, { starts: [], choices });
@@ -102,6 +150,8 @@ export class World {
       this.engine.check();
       const { running, waiting } = this.engine.stats();
       if (!worked && running + waiting === 0) return;
+      // All wait for pages: those who bring them get a turn.
+      if (!worked && waiting > 0) await new Promise((resolve) => setImmediate(resolve));
       if (i > 100_000) throw new Error(`stuck with ${running} running and ${waiting} waiting`);
     }
   }

@@ -38,6 +38,12 @@ const stats: EngineStats = {
   draftTokens: 0,
   acceptedTokens: 0,
   prefixHits: 16,
+  tiers: {
+    memory: { hits: 0, misses: 7, pages: 1, bytes: 100 },
+    disk: { hits: 5, misses: 2, pages: 9, bytes: 900 },
+    skipped: 3,
+    damaged: 1,
+  },
 };
 
 describe("/metrics", () => {
@@ -90,6 +96,10 @@ describe("/metrics", () => {
     expect(value("vllm:prefix_cache_queries_total")).toBe(40);
     expect(value("vllm:prefix_cache_hits_total")).toBe(16);
     expect(value("vllm:num_preemptions_total")).toBe(1);
+    expect(seen.get('millrace_cache_tier_hits_total{model_name="tiny",tier="disk"}')).toBe(5);
+    expect(seen.get('millrace_cache_tier_misses_total{model_name="tiny",tier="memory"}')).toBe(7);
+    expect(seen.get('millrace_cache_tier_bytes{model_name="tiny",tier="disk"}')).toBe(900);
+    expect(value("millrace_cache_damaged_files_total")).toBe(1);
   });
 
   it("counts failures by whose they are, and lets callers make up no label", async () => {

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { afterEach, describe, expect, it } from "vitest";
 import { Budgets } from "../../src/server/budgets.js";
 import { newKey, readKeys, scopes } from "../../src/server/keys.js";
+import { checkOutbound } from "../../src/server/outbound.js";
 import { letters } from "../session/fakes.js";
 import { type Rig, type RigOptions, rig, until } from "./support.js";
 
@@ -100,7 +101,12 @@ describe("budgets", () => {
     const path = join(folder(), "keys");
     writeFileSync(path, `${line}\n`);
     const usageFolder = folder();
-    const first = await start({ keys: readKeys(path), usageFolder, script: letters });
+    const seen = new Set<unknown>();
+    const script: typeof letters = (request, index, position) => {
+      seen.add(`${request.client} ${request.weight}`);
+      return letters(request, index, position);
+    };
+    const first = await start({ keys: readKeys(path), usageFolder, script });
     const ask = (one: Rig) =>
       one.post("/v1/completions", { model: "tiny", prompt: "abc", max_tokens: 9 }, { authorization: `Bearer ${key}` });
     expect((await ask(first)).status).toBe(200);
@@ -109,6 +115,8 @@ describe("budgets", () => {
     expect(refused.status).toBe(429);
     expect(Number(refused.headers.get("retry-after"))).toBeGreaterThan(0);
     expect(await refused.text()).toContain("budget_exceeded");
+    // Whose they are is known to the scheduler.
+    expect([...seen]).toEqual(["small 2"]);
     await first.server.close();
     expect((await ask(await start({ keys: readKeys(path), usageFolder }))).status).toBe(429);
   });
@@ -123,6 +131,44 @@ describe("budgets", () => {
     writeFileSync(path, `${line}\n${newKey("one", ["infer"]).line}\n`);
     expect(() => readKeys(path)).toThrow("two keys called one");
   });
+});
+
+it("asks for a key on every route but those that are listed as public", async () => {
+  const { server } = await start({ apiKeys: ["secret"] });
+  const { routes } = server;
+  expect(routes.length).toBeGreaterThan(40);
+  expect(routes).toContain("POST /v1/chat/completions");
+  const open = new Set<string>();
+  for (const route of routes) {
+    const [method, path] = route.split(" ");
+    const url = server.url + path.replace("*", "x").replace(/:\w+/g, "x");
+    const answer = await fetch(url, { method, body: method === "POST" ? "{}" : undefined });
+    if (answer.status !== 401) open.add(route);
+    // However the path is spelled.
+    for (const spelled of [`${url}/`, `${url}?key=secret`, url.replace(/[a-z](?=[^/]*$)/, "%61")]) {
+      const again = await fetch(spelled, { method, body: method === "POST" ? "{}" : undefined });
+      expect([401, 404], `${method} ${spelled}`).toContain(open.has(route) ? 401 : again.status);
+    }
+    await answer.arrayBuffer();
+  }
+  const watched = ["/health", "/ping", "/ready"];
+  expect([...open].sort()).toEqual(watched.flatMap((path) => [`GET ${path}`, `HEAD ${path}`]).sort());
+});
+
+it("talks to no host that a caller with a key names, unless it was told of it", () => {
+  for (const name of [
+    "http://169.254.169.254/latest.gguf",
+    "https://10.0.0.1/model.gguf",
+    "localhost:5000/library/model",
+    "http://127.0.0.1:8080/library/model",
+    "evil.example/library/model",
+  ]) {
+    expect(() => checkOutbound(name, []), name).toThrow("does not talk to");
+    checkOutbound(name, null);
+    checkOutbound(name, ["*"]);
+  }
+  for (const name of ["smollm2", "llama3.2:1b", "hf:owner/repo", "hf.co/owner/repo:Q4_K_M"]) checkOutbound(name, []);
+  checkOutbound("registry.example/library/model", ["registry.example"]);
 });
 
 it("speaks HTTPS with a certificate, and ends though a connection is silent", async () => {

@@ -1,11 +1,13 @@
 // A server on a free port around a scripted engine, with the vendors' own client.
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { type ListenOptions, listen, type RunningServer } from "../../src/server/app.js";
 import { QueueLimit } from "../../src/server/limits.js";
 import { fingerprint, type Loaded, ServedModels } from "../../src/server/models.js";
 import type { LocalModel } from "../../src/server/source.js";
-import type { TextModel } from "../../src/session/needs.js";
+import type { Generator, TextModel } from "../../src/session/needs.js";
 import { Session } from "../../src/session/session.js";
 import { byteText, FakeEngine, type Script } from "../session/fakes.js";
 
@@ -22,18 +24,25 @@ export interface RigOptions extends ListenOptions {
   readonly maxWaiting?: number;
   readonly maxSequences?: number;
   readonly contextLength?: number;
+  /** In place of the scripted one. */
+  readonly generator?: Generator;
 }
 
 export async function rig(options: RigOptions = {}): Promise<Rig> {
   const { maxSequences = 4, contextLength = 256 } = options;
   const engine = new FakeEngine(options.script, { maxSequences, contextLength });
-  const session = new Session(engine, options.text === null ? undefined : (options.text ?? byteText));
+  const session = new Session(
+    options.generator ?? engine,
+    options.text === null ? undefined : (options.text ?? byteText),
+  );
   const queue = new QueueLimit(maxSequences, options.maxWaiting ?? 64);
   const model = { id: "tiny", created: 1, session, queue, fingerprint: fingerprint("tiny") };
   const server = await listen(
     fixed({ served: model, hostBytes: 0, grantThreads: () => {}, close: async () => {} }),
     null,
     {
+      // Never the user's own; made only where something is stored.
+      recordsFolder: join(tmpdir(), `millrace-rig-${process.pid}`),
       ...options,
       port: 0,
     },

@@ -1,13 +1,13 @@
 // Owns: answering one OpenAI request, streamed or whole: the merging of several prompts' deltas, errors before and in
 // mid-stream, and usage. How deltas look on the wire is the route's Shape.
-import { randomBytes } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { UserError } from "../../base/errors.js";
 import { type Answer, collect } from "../../session/collect.js";
 import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, Delta } from "../../session/types.js";
 import { answered, type Exchange, interrupted, running } from "../exchange.js";
 import type { ServedModel } from "../models.js";
-import { EventStream } from "../stream.js";
+import { EventStream, event } from "../stream.js";
 
 /** What every answer and every chunk of it begins with. */
 export interface Heading {
@@ -27,7 +27,7 @@ export interface Shape {
 
 export function heading(prefix: string, object: string, model: ServedModel): Heading {
   return {
-    id: `${prefix}-${randomBytes(12).toString("hex")}`,
+    id: `${prefix}-${randomUUID().replaceAll("-", "")}`,
     object,
     created: Math.floor(Date.now() / 1000),
     model: model.id,
@@ -59,11 +59,20 @@ export async function respondStream(
   await running(exchange, prepared, async (signal) => {
     const stream = new EventStream(request, reply, times);
     const usage = new UsageCounter();
+    // Written once: most of a chunk is the same as the one before.
+    const begin = JSON.stringify(head).slice(0, -1);
+    const end = includeUsage ? ',"usage":null}' : "}";
+    const give = (promptIndex: number, delta: Delta) => {
+      usage.add(delta);
+      const chunk = shape.chunk(promptIndex, delta);
+      if (chunk === null) return undefined;
+      return stream.write(event(`${begin},${JSON.stringify(chunk).slice(1, -1)}${end}`));
+    };
     try {
-      for await (const { promptIndex, delta } of merged(exchange, prepared, signal)) {
-        usage.add(delta);
-        const chunk = shape.chunk(promptIndex, delta);
-        if (chunk !== null) await stream.send({ ...head, ...chunk, ...(includeUsage ? { usage: null } : {}) });
+      if (prepared.length === 1) {
+        for await (const delta of answered(exchange, prepared[0], signal)) await give(0, delta);
+      } else {
+        for await (const { promptIndex, delta } of merged(exchange, prepared, signal)) await give(promptIndex, delta);
       }
       if (signal.aborted) throw interrupted(exchange);
       if (includeUsage) await stream.send({ ...head, choices: [], usage: usage.total() });
@@ -94,10 +103,6 @@ async function* merged(
   signal: AbortSignal,
 ): AsyncGenerator<{ promptIndex: number; delta: Delta }> {
   const streams = prepared.map((one) => answered(exchange, one, signal));
-  if (streams.length === 1) {
-    for await (const delta of streams[0]) yield { promptIndex: 0, delta };
-    return;
-  }
   const next = (promptIndex: number) => streams[promptIndex].next().then((result) => ({ promptIndex, result }));
   const waiting = new Map(streams.map((_, promptIndex) => [promptIndex, next(promptIndex)]));
   try {

@@ -1,5 +1,6 @@
 // Owns: a TGI request as a ChatJob. Inputs are the model's own prompt text: clients put the chat template's special tokens
 // into it, so their spellings become those tokens here, as in TGI.
+import { checkDepth } from "../../base/depth.js";
 import { UserError } from "../../base/errors.js";
 import { seedBits } from "../../session/sampling.js";
 import type { Session } from "../../session/session.js";
@@ -108,12 +109,14 @@ function format(grammar: GenerateParameters["grammar"]): OutputFormat | undefine
 /** TGI takes a schema as an object or as its JSON text. */
 function schema(given: string | object): object {
   if (typeof given === "object") return given;
+  checkDepth(given);
+  let parsed: unknown;
   try {
-    const parsed: unknown = JSON.parse(given);
-    if (typeof parsed === "object" && parsed !== null && !Array.isArray(parsed)) return parsed;
+    parsed = JSON.parse(given);
   } catch {
     // said below
   }
+  if (typeof parsed === "object" && parsed !== null && !Array.isArray(parsed)) return parsed;
   throw new UserError("The grammar's value is neither a JSON schema nor the JSON text of one.", {
     param: "parameters.grammar",
   });
