@@ -7,10 +7,10 @@ cd "$(dirname "$0")/.."
 isa=${1:-avx2}
 flags="-mavx2 -mfma -mf16c -mbmi -mbmi2 -mlzcnt -mpopcnt"
 avx512="-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni"
-compiler=${CXX:-g++}
+compiler=${CXX:-g++} level=-O3
 case $isa in
   neon*)
-    [ "$(uname -m)" = aarch64 ] || [ "$(uname -m)" = arm64 ] || compiler=aarch64-linux-gnu-g++
+    [ "$(uname -m)" = aarch64 ] || [ "$(uname -m)" = arm64 ] || compiler=aarch64-linux-gnu-g++ level=-O1
     ;;
 esac
 case $isa in
@@ -24,7 +24,7 @@ esac
 target=build/native/bench-linear-$isa
 mkdir -p build/native
 if [ ! -x "$target" ] || [ -n "$(find kernels/cpu scripts/bench-linear.sh -newer "$target" -type f)" ]; then
-  $compiler -std=c++20 -O3 -pthread -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra \
+  $compiler -std=c++20 $level -pthread -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra \
     -Wno-uninitialized -Wno-maybe-uninitialized $flags \
     -o "$target.$$" kernels/cpu/bench_linear.cpp kernels/cpu/linear.cpp kernels/cpu/linear_*.cpp
   mv "$target.$$" "$target"
