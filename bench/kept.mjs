@@ -1,5 +1,6 @@
 // Time to the first token of a prompt that is computed, found in the device's cache, fetched from memory and, after a
-// restart, from disk (the system may still have the files in memory). In turns; medians and every run.
+// restart, from disk (the system may still have the files in memory); and what keeping pages costs those who run: eight
+// different requests of 256 + 64 tokens at once, with and without. In turns; medians and every run.
 //
 //   node bench/kept.mjs --model FILE.gguf [--prompt 1500] [--rounds 5] [--threads 2]
 import { mkdtempSync, rmSync } from "node:fs";
@@ -65,6 +66,29 @@ for (let round = 0; round < rounds; round++) {
   runs["disk, all measured"].push(await first(client, prompt));
   await client.close();
 }
+
+const load = { plain: [], kept: [] };
+const clients = {};
+for (const name of Object.keys(load)) {
+  const pageCache = name === "kept" ? { folder } : undefined;
+  const spec = { path: values.model, device: "cpu", threads, contextLength: 1024, maxSequences: 8, pageCache };
+  clients[name] = await EngineClient.open({ carrier: workerCarrier, spec });
+}
+for (let round = 0; round <= 2 * rounds; round++) {
+  for (const [name, client] of Object.entries(clients)) {
+    const from = performance.now();
+    await Promise.all(
+      Array.from({ length: 8 }, async (_, i) => {
+        const promptIds = ids(5000 + 8 * round + i).subarray(0, 256);
+        const sampling = { ...plainSampling, temperature: 0, seed: 0n };
+        const rest = { n: 1, sampling, maxTokens: 64, minTokens: 0, stopIds: [], priority: 0 };
+        for await (const _event of client.generate({ id: `r${++requests}`, promptIds, ...rest }));
+      }),
+    );
+    if (round > 0) load[name].push(performance.now() - from);
+  }
+}
+for (const client of Object.values(clients)) await client.close();
 rmSync(folder, { recursive: true });
 
 const median = (numbers) => numbers.sort((a, b) => a - b)[numbers.length >> 1];
@@ -79,4 +103,8 @@ const report = Object.fromEntries(
   ]),
 );
 for (const one of Object.values(report)) one.ofComputed = +(report.computed.medianMs / one.medianMs).toFixed(1);
-console.log(JSON.stringify({ model: values.model, prompt: length, threads, report }, null, 1));
+const loads = Object.fromEntries(
+  Object.entries(load).map(([name, all]) => [name, { ms: all.map(Math.round), medianMs: Math.round(median(all)) }]),
+);
+loads.ratio = +(loads.kept.medianMs / loads.plain.medianMs).toFixed(3);
+console.log(JSON.stringify({ model: values.model, prompt: length, threads, report, loads }));

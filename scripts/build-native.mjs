@@ -2,7 +2,10 @@
 // build/native/KEY/libmillrace-ISA.so, and build/native/manifest.json, which says where they are. Objects are kept by the
 // hash of all that goes into them, so an unchanged tree costs nothing.
 //
-//   node scripts/build-native.mjs [--isa auto|avx2|avx512vnni|amx] [--all]
+//   node scripts/build-native.mjs [--isa auto|avx2|avx512vnni|amx|neon|neon-dotprod|neon-i8mm] [--all]
+//
+// A variant of ARM that is asked for by name is cross-compiled on other processors (aarch64-linux-gnu-g++), for tests.
+// macOS (ARM alone) is written to the documentation and untried.
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
@@ -29,20 +32,28 @@ const amx = [...avx512vnni, ..."-mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16".s
 
 /** In order of preference, the best last; the bit is mr_probe's. */
 const variants = [
-  { isa: "avx2", flags: avx2, bit: 1 },
-  { isa: "avx512vnni", flags: avx512vnni, bit: 2 },
-  { isa: "amx", flags: amx, bit: 4 },
+  { isa: "avx2", arch: "x64", flags: avx2, bit: 1 },
+  { isa: "avx512vnni", arch: "x64", flags: avx512vnni, bit: 2 },
+  { isa: "amx", arch: "x64", flags: amx, bit: 4 },
+  { isa: "neon", arch: "arm64", flags: ["-march=armv8-a"], bit: 8 },
+  { isa: "neon-dotprod", arch: "arm64", flags: ["-march=armv8.2-a+dotprod"], bit: 16 },
+  { isa: "neon-i8mm", arch: "arm64", flags: ["-march=armv8.2-a+dotprod+i8mm"], bit: 32 },
 ];
+const machines = ["linux x64", "linux arm64", "darwin arm64"];
+const suffix = process.platform === "darwin" ? "dylib" : "so";
 
 class BuildError extends Error {}
 
-function findCompiler() {
-  for (const command of [process.env.CXX, "g++", "clang++"].filter(Boolean)) {
+function findCompiler(arch) {
+  const cross = arch === "arm64" && process.arch !== "arm64";
+  const commands = cross ? ["aarch64-linux-gnu-g++"] : [process.env.CXX, "g++", "clang++"].filter(Boolean);
+  for (const command of commands) {
     const asked = spawnSync(command, ["--version"], { encoding: "utf8" });
     if (asked.status === 0) return { command, version: asked.stdout.split("\n")[0] };
     if (command === process.env.CXX)
       throw new BuildError(`CXX is ${command}, which does not run; set it to a C++20 compiler or unset it`);
   }
+  if (cross) throw new BuildError("no aarch64-linux-gnu-g++ found (Debian, Ubuntu: apt install g++-aarch64-linux-gnu)");
   throw new BuildError(
     "no C++ compiler found (g++ or clang++): install one (Debian, Ubuntu: apt install g++) or set CXX",
   );
@@ -88,7 +99,7 @@ function sources() {
   const names = readdirSync(sourceDir).sort();
   const read = (name) => readFileSync(join(sourceDir, name), "utf8");
   return {
-    units: names.filter((n) => n.endsWith(".cpp") && n !== "probe.cpp" && !n.startsWith("bench_")),
+    units: names.filter((n) => n.endsWith(".cpp") && n !== "probe.cpp" && !/^(bench|check)_/.test(n)),
     headers: names.filter((n) => n.endsWith(".h")).map((n) => n + "\n" + read(n)),
     read,
   };
@@ -96,7 +107,7 @@ function sources() {
 
 async function buildProbe(compiler) {
   const key = hash(readFileSync(join(sourceDir, "probe.cpp")), compiler.version);
-  const target = join(outDir, `libmillrace-probe-${key}.so`);
+  const target = join(outDir, `libmillrace-probe-${key}.${suffix}`);
   if (!existsSync(target))
     await compileTo(compiler, ["-O1", "-fPIC", "-shared", "-fvisibility=hidden", join(sourceDir, "probe.cpp")], target);
   return target;
@@ -107,7 +118,7 @@ async function buildVariant(compiler, variant, log) {
   const flags = [...common, ...variant.flags];
   const key = (unit) => hash(unit, read(unit), ...headers, compiler.version, ...flags);
   const dir = join(outDir, hash(...units.map(key)));
-  const target = join(dir, `libmillrace-${variant.isa}.so`);
+  const target = join(dir, `libmillrace-${variant.isa}.${suffix}`);
   if (existsSync(target)) return target;
   const started = Date.now();
   const objects = join(outDir, "objects");
@@ -146,31 +157,32 @@ function dropOld(manifest) {
  * isa "auto": the best that this processor runs; "all": every variant.
  */
 export async function buildNative({ isa = "auto", log = console.error } = {}) {
-  if (process.arch !== "x64") {
-    throw new BuildError(`the CPU kernels are for x86-64; on ${process.arch} the reference device is used`);
-  }
-  if (process.platform !== "linux") {
-    throw new BuildError(`the CPU kernels are built on Linux; on ${process.platform} the reference device is used`);
+  const machine = `${process.platform} ${process.arch}`;
+  if (!machines.includes(machine)) {
+    throw new BuildError(`the CPU kernels are for ${machines.join(", ")}; on ${machine} the reference device is used`);
   }
   const known = variants.map((v) => v.isa);
   if (isa !== "auto" && isa !== "all" && !known.includes(isa))
     throw new BuildError(`unknown instruction set ${isa}: one of auto, all, ${known.join(", ")}`);
   mkdirSync(outDir, { recursive: true });
-  const compiler = findCompiler();
+  const compiler = findCompiler(process.arch);
   const probe = await buildProbe(compiler);
   const koffi = createRequire(import.meta.url)("koffi");
   const can = koffi.load(probe).func("int mr_probe()")();
   const wanted =
     isa === "auto"
       ? variants.filter((v) => can & v.bit).slice(-1)
-      : variants.filter((v) => isa === "all" || v.isa === isa);
+      : variants.filter((v) => (isa === "all" ? v.arch === process.arch : v.isa === isa));
   if (wanted.length === 0)
     throw new BuildError("this processor has no AVX2 (with FMA, F16C and BMI2): the reference device is used");
   const manifestPath = join(outDir, "manifest.json");
   const before = existsSync(manifestPath) ? JSON.parse(readFileSync(manifestPath, "utf8")) : { libraries: {} };
   const relative = (path) => path.slice(outDir.length + 1);
   const manifest = { probe: relative(probe), libraries: before.libraries };
-  for (const variant of wanted) manifest.libraries[variant.isa] = relative(await buildVariant(compiler, variant, log));
+  for (const variant of wanted) {
+    const its = variant.arch === process.arch ? compiler : findCompiler(variant.arch);
+    manifest.libraries[variant.isa] = relative(await buildVariant(its, variant, log));
+  }
   for (const [name, path] of Object.entries(manifest.libraries))
     if (!existsSync(join(outDir, path))) delete manifest.libraries[name];
   writeFileSync(`${manifestPath}.${process.pid}`, JSON.stringify(manifest, null, 2) + "\n");

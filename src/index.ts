@@ -49,6 +49,8 @@ export interface OpenOptions {
   readonly maxSequences?: number;
   /** false: no tokens are guessed from the text and checked several in a step; the answers are the same. Default true. */
   readonly lookup?: boolean;
+  /** A smaller model with the same vocabulary that guesses: several guesses are checked in a step, the answers are the same. */
+  readonly draft?: string;
   /** Keep what is computed of prompts in memory and on disk, and begin there when they come again, also in another process
    *  (docs/USAGE.md says who could read it). In bytes; 0: none; true, or what is not said: from what is free. Default false. */
   readonly pageCache?: boolean | { readonly memoryBytes?: number; readonly diskBytes?: number };
@@ -151,12 +153,18 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
   const { name, path, package: own } = await new Store().resolve(model, { signal, report });
   const settings = settingsOf(own?.parameters ?? {});
   const { device, kvDtype, deterministic, maxSequences, lookup, pageCache = false } = options;
+  const draft =
+    options.draft === undefined
+      ? lookup === false
+        ? undefined
+        : own?.draft
+      : (await new Store().resolve(options.draft, { signal, report })).path;
   const { threads = settings.threads, contextLength = settings.contextLength } = options;
   const adapters = Object.entries(options.adapters ?? {}).map(([name, path]) => ({ name, path }));
   const ofPackage = packageAdapters(own);
   const { session, engine, sampling } = await openSession({
     spec: {
-      ...{ path, device, threads, contextLength, kvDtype, deterministic, maxSequences, lookup },
+      ...{ path, device, threads, contextLength, kvDtype, deterministic, maxSequences, lookup, draft },
       adapters: [...adapters, ...ofPackage],
       pageCache:
         pageCache === false ? undefined : { folder: pagesFolder(), name, ...(pageCache === true ? {} : pageCache) },

@@ -58,7 +58,13 @@ bool derive(Program& p, Step& s, const int32_t* tokens) {
 }  // namespace
 
 const char* mr_isa() noexcept {
-#if defined(__AMX_INT8__)
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+  return "NEON with i8mm";
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return "NEON with dotprod";
+#elif defined(__ARM_NEON)
+  return "NEON";
+#elif defined(__AMX_INT8__)
   return "AMX";
 #elif defined(__AVX512F__)
   return "AVX-512";

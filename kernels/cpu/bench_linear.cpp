@@ -1,7 +1,8 @@
 // Owns: a program that checks and times the matrix kernels alone, one binary an instruction set.
 //
 //   scripts/bench-linear.sh [ISA]            builds build/native/bench-linear-ISA
-//   bench-linear-avx2 check [TYPE|all]       every type against plain scalar code; exit status 1 if anything is off
+//   bench-linear-avx2 check [TYPE|all] [quick]   every type against plain scalar code; exit status 1 if anything is off;
+//                                                quick: fewer shapes, for tiles or processors in plain loops
 //   bench-linear-avx2 speed [TYPE|all] [THREADS] [COLS] [rounded]   GB/s at 1–16 tokens, GOP/s at 4–512
 //   bench-linear-avx2 decode [TYPE|all] [THREADS] [COLS]   GB/s at 1 token, beside the machine's own at that moment
 #include <algorithm>
@@ -323,13 +324,7 @@ bool asked(const Format& f, const char* only) {
   return !only || std::strcmp(only, "all") == 0 || std::strcmp(only, f.name) == 0;
 }
 
-#if defined(MR_EMULATE_TILES)
-constexpr bool thorough = false;  // plain loops in the place of a processor's tiles take their time
-#else
-constexpr bool thorough = true;
-#endif
-
-void check(const char* only) {
+void check(const char* only, bool thorough) {
   for (const Format& f : formats) {
     if (!asked(f, only)) continue;
     const int before = failures;
@@ -360,7 +355,7 @@ double seconds(const std::function<void(int)>& work, int threads) {
     for (int i = 0; i < threads; i++)
       pool.emplace_back([&, i] {
         ready++;
-        while (ready < threads) _mm_pause();
+        while (ready < threads) std::this_thread::yield();
         const double start = used();
         work(i);
         took[size_t(i)] = used() - start;
@@ -379,13 +374,14 @@ double read_bandwidth(int threads) {
   std::atomic<int64_t> sink = 0;
   return double(bytes) / seconds([&](int i) {
            const size_t from = bytes / size_t(threads) * size_t(i), to = from + bytes / size_t(threads);
-           __m256i a = _mm256_setzero_si256(), b = a;
+           uint64_t sum[8] = {};
            for (size_t p = from; p < to; p += 64) {
-             _mm_prefetch(reinterpret_cast<const char*>(memory.data + p + 1024), _MM_HINT_T0);
-             a = _mm256_add_epi64(a, _mm256_load_si256(reinterpret_cast<const __m256i*>(memory.data + p)));
-             b = _mm256_add_epi64(b, _mm256_load_si256(reinterpret_cast<const __m256i*>(memory.data + p + 32)));
+             __builtin_prefetch(memory.data + p + 1024);
+             uint64_t line[8];
+             std::memcpy(line, memory.data + p, 64);
+             for (int j = 0; j < 8; j++) sum[j] ^= line[j];
            }
-           sink += _mm256_extract_epi64(_mm256_add_epi64(a, b), 0);
+           sink += int64_t(sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7]);
          }, threads);
 }
 
@@ -488,6 +484,6 @@ int main(int argc, char** argv) {
   const int threads = argc > 3 ? std::atoi(argv[3]) : 2, cols = argc > 4 ? std::atoi(argv[4]) : 2048;
   if (mode == "speed") speed(type, threads, cols, argc <= 5 || std::strcmp(argv[5], "rounded") != 0);
   else if (mode == "decode") decode(type, threads, cols);
-  else check(type);
+  else check(type, !(argc > 3 && std::strcmp(argv[3], "quick") == 0));
   return failures ? 1 : 0;
 }

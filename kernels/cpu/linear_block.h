@@ -15,6 +15,7 @@ inline void load_codes(const uint8_t* sub, int j, vi& low, vi& high) {
   if constexpr (L::bits == 8) {
     low = iload(sub + VB * j);
     high = iload(sub + VB * (j + 4));
+    if constexpr (signed_bytes) low = ixor(low, iset8(128)), high = ixor(high, iset8(128));
     return;
   }
   const vi x = iload(sub + L::planes * R + VB * j), mask = iset8(15);
@@ -40,7 +41,7 @@ struct SubScales {
 
 // The codes' centre: what dot_centre takes. Min formats of 5 bits are centred too, for int16's sake, and their min moves.
 template <class L>
-constexpr int centre = L::zero ? L::zero : L::bits == 5 ? 16 : 0;
+constexpr int centre = signed_bytes && L::bits == 8 ? 0 : L::zero ? L::zero : L::bits == 5 ? 16 : 0;
 
 template <class L>
 inline SubScales load_scales(const uint8_t* super, int s) {
@@ -125,7 +126,7 @@ struct Ahead {
   void step() {
     if (at >= end) return;
     for (int g = 0; g < groups; g++)
-      for (int i = 0; i < 2; i++) _mm_prefetch(reinterpret_cast<const char*>(at + g * stride + 64 * i), _MM_HINT_T0);
+      for (int i = 0; i < 2; i++) __builtin_prefetch(at + g * stride + 64 * i);
     at += 128;
   }
 };

@@ -35,7 +35,7 @@ void tile(const RunArgs& a, int t, int g) {
     if constexpr (T <= 4)
 #pragma GCC unroll 4
       for (int v = 0; v < V; v++)
-        _mm_prefetch(reinterpret_cast<const char*>(w + (v * cols + k) * R) + 1024, _MM_HINT_T0);
+        __builtin_prefetch(reinterpret_cast<const char*>(w + (v * cols + k) * R) + 1024);
 #pragma GCC unroll 4
     for (int i = 0; i < per_line; i++) step(k + i);
   }

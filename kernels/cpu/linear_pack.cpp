@@ -1,7 +1,6 @@
 // Owns: packing and unpacking. Lossless: every scale and code of the file is in the group, re-laid as linear_layout.h
 // says; unpacking multiplies and adds in the order of the format's own dequantiser, each step rounded once.
 // Sources of the block formats: ggml-common.h.
-#include <immintrin.h>
 #include <cstring>
 #include "linear_layout.h"
 #include "simd.h"
@@ -16,6 +15,8 @@ uint32_t load32(const uint8_t* p) {
   std::memcpy(&x, p, 4);
   return x;
 }
+// Bits 0 to 3 to bit 0 of each byte.
+uint32_t spread_bits(uint32_t x) { return ((x & 15) * 0x00204081u) & one_bit; }
 void store32(uint8_t* p, uint32_t x) { std::memcpy(p, &x, 4); }
 float load_half(const uint8_t* p) {
   uint16_t x;
@@ -55,7 +56,7 @@ void read_file(const uint8_t* b, int s, uint32_t q[8]) {
       q[j + 4] = (x >> 4) & nibble;
     }
     if constexpr (L::bits == 5)
-      for (int j = 0; j < 8; j++) q[j] |= _pdep_u32(load32(after) >> 4 * j, one_bit << 4);
+      for (int j = 0; j < 8; j++) q[j] |= spread_bits(load32(after) >> 4 * j) << 4;
   }
 }
 

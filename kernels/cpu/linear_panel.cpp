@@ -7,7 +7,7 @@
 //       store
 //
 // A panel: for each 32 values, for each group: | 8 vectors of quads (split bytes: 8 of low, 8 of high nibbles) | scale |
-// min if any | int8 scales of both halves if any |
+// min if any | int8 scales of both halves if any |   With i8mm the quads lie in pairs (store_pairs).
 #include <algorithm>
 #include <cstring>
 #include "linear_block.h"
@@ -42,6 +42,11 @@ void expand(const uint8_t* group, int64_t group_bytes, int b0, int b1, uint8_t* 
       const int s = b % L::subs;
       const uint8_t* super = group + v * group_bytes + int64_t(b / L::subs) * L::bytes * R;
       const uint8_t* sub = super + (L::head + s * L::sub) * R;
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+      vi quads[8];
+      for (int j = 0; j < 4; j++) load_codes<L>(sub, j, quads[j], quads[j + 4]);
+      for (int j = 0; j < 8; j += 2) store_pairs(panel + VB * j, quads[j], quads[j + 1]);
+#else
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++) {
         vi low, high;
@@ -55,6 +60,7 @@ void expand(const uint8_t* group, int64_t group_bytes, int b0, int b1, uint8_t* 
         istore(panel + VB * j, low);
         istore(panel + VB * (j + 4), high);
       }
+#endif
       const SubScales w = load_scales<L>(super, s);
       uint8_t* to = panel + code_vectors<L> * VB;
       vstore(reinterpret_cast<float*>(to), w.scale);
@@ -71,6 +77,51 @@ inline SubScales panel_scales(const uint8_t* at) {
   if constexpr (halves<L>) w.half[0] = iload(at + VB), w.half[1] = iload(at + 2 * VB);
   return w;
 }
+
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+
+// Adds T tokens' sums over the panel's blocks to acc[t][v][R]; x: T rows of `stride` records. Tokens go in pairs; one
+// alone is its own neighbour.
+template <class L, int T, int V>
+void tile(const uint8_t* panel, int blocks, const ActBlock* x, int64_t stride, float* acc, Ahead& next) {
+  constexpr int P = (T + 1) / 2, each = accumulators<L>, A = V * each;
+  constexpr int column = block_vectors<L> * VB;
+  for (int b = 0; b < blocks; b++, panel += V * column, x++) {
+    next.step();
+    pair_dot a[P][A];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+      for (int c = 0; c < A; c++) a[p][c] = pair_zero();
+#pragma GCC unroll 4
+    for (int j = 0; j < 8; j += 2)
+#pragma GCC unroll 8
+      for (int p = 0; p < P; p++) {
+        const int8_t *first = x[2 * p * stride].codes + 4 * j, *second = T == 1 ? first : x[(2 * p + 1) * stride].codes + 4 * j;
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) pair_step(a[p][v * each + (halves<L> ? j / 4 : 0)], panel + VB * j + v * column, first, second);
+      }
+    SubScales w[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) w[v] = panel_scales<L>(panel + v * column + code_vectors<L> * VB);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
+        dot sums[each];
+        dot_begin<L>(sums, x[t * stride]);
+#pragma GCC unroll 2
+        for (int c = 0; c < each; c++) sums[c] = dot_add(sums[c], pair_end(a[t / 2][v * each + c], t % 2));
+        float* at = acc + (t * V + v) * R;
+        vf y = vload(at);
+        dot_finish<L>(sums, w[v], x[t * stride], y);
+        vstore(at, y);
+      }
+    asm volatile("" ::: "memory");
+  }
+}
+
+#else
 
 // Adds T tokens' sums over the panel's blocks to acc[t][v][R]; x: T rows of `stride` records.
 template <class L, int T, int V>
@@ -124,6 +175,8 @@ void tile(const uint8_t* panel, int blocks, const ActBlock* x, int64_t stride, f
     asm volatile("" ::: "memory");  // else the compiler moves acc to the stack around the loop
   }
 }
+
+#endif
 
 // V groups from g on, tokens [t0, t1), at most max_tokens.
 template <class L, int V>

@@ -27,7 +27,7 @@ inline void direct(const uint8_t* group, int64_t stride_bytes, int64_t next, int
         const uint8_t* super = group + v * stride_bytes;
         const uint8_t* sub = super + (L::head + s * L::sub) * R;
         for (int line = 0; line < (L::sub + L::head / L::subs) * R; line += 64)
-          _mm_prefetch(reinterpret_cast<const char*>(sub + asked + line), _MM_HINT_T0);
+          __builtin_prefetch(sub + asked + line);
         dot a[T][accumulators<L>];
 #pragma GCC unroll 4
         for (int t = 0; t < T; t++) dot_begin<L>(a[t], x[t * stride]);

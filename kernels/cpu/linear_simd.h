@@ -4,7 +4,7 @@
 //   dot      AVX2: 16 × int16, two a row; a step adds two products to each. Exact as long as the final sums fit int16
 //            (wrapping in between is harmless): 32 values of 4-bit codes, or of centred 5-bit codes (|q − 16| · 127 · 16
 //            = 32512), or 16 values of centred 6-bit codes. One pair of products must fit too: codes below 129.
-//            VNNI: 16 × int32.
+//            VNNI: 16 × int32. ARM: linear_neon.h.
 #pragma once
 #include "linear_layout.h"
 #include "simd.h"
@@ -20,6 +20,19 @@ inline int32_t load_i32(const void* p) {
   return x;
 }
 
+}  // namespace mr
+
+#if defined(__ARM_NEON)
+#include "linear_neon.h"
+#endif
+
+namespace mr {
+
+#if !defined(__ARM_NEON)
+// signed_bytes: 8-bit codes are read with their zero taken off.
+constexpr bool signed_bytes = false;
+#endif
+
 #if defined(__AVX512F__)
 
 constexpr bool split_bytes = false;  // 8-bit codes go through the dot product whole
@@ -29,6 +42,7 @@ inline vi iset32(int32_t x) { return _mm512_set1_epi32(x); }
 inline vi iset8(int x) { return _mm512_set1_epi8(char(x)); }
 inline vi iand(vi a, vi b) { return _mm512_and_si512(a, b); }
 inline vi ior(vi a, vi b) { return _mm512_or_si512(a, b); }
+inline vi ixor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 inline vi ileft(vi a, int n) { return _mm512_slli_epi16(a, unsigned(n)); }
 inline vi iright(vi a, int n) { return _mm512_srli_epi16(a, unsigned(n)); }
 inline vi iadd32(vi a, vi b) { return _mm512_add_epi32(a, b); }
@@ -59,7 +73,7 @@ inline vf dot_halves(const dot sums[2], const vi scales[2]) {
   return vfma(to_vf(sums[1]), _mm512_castsi512_ps(scales[1]), vmul(to_vf(sums[0]), _mm512_castsi512_ps(scales[0])));
 }
 
-#else
+#elif !defined(__ARM_NEON)
 
 constexpr bool split_bytes = true;  // 8-bit codes go through the dot product as two nibbles
 inline vi iload(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -68,6 +82,7 @@ inline vi iset32(int32_t x) { return _mm256_set1_epi32(x); }
 inline vi iset8(int x) { return _mm256_set1_epi8(char(x)); }
 inline vi iand(vi a, vi b) { return _mm256_and_si256(a, b); }
 inline vi ior(vi a, vi b) { return _mm256_or_si256(a, b); }
+inline vi ixor(vi a, vi b) { return _mm256_xor_si256(a, b); }
 inline vi ileft(vi a, int n) { return _mm256_slli_epi16(a, n); }
 inline vi iright(vi a, int n) { return _mm256_srli_epi16(a, n); }
 inline vi iadd32(vi a, vi b) { return _mm256_add_epi32(a, b); }

@@ -7,8 +7,10 @@
 //
 // A panel: for each group, for each 32 values: 16 × R pairs of bf16, values 2p and 2p + 1 of the R rows: a tile.
 #include <algorithm>
+#if defined(__AMX_INT8__)
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 #include "linear_block.h"
 #include "tile.h"
 

@@ -52,7 +52,7 @@ void activate_row(const float* x, const float* up, float* y, int d) {
   }
 }
 
-using ActivateRow = void (*)(const float*, const float*, float*, int);
+}  // namespace
 
 ActivateRow activate_row_of(int kind) {
   static constexpr ActivateRow rows[] = {activate_row<silu>, activate_row<gelu>, activate_row<gelu_tanh>,
@@ -60,6 +60,8 @@ ActivateRow activate_row_of(int kind) {
   if (kind < 0 || kind >= 5) throw std::runtime_error("unknown activation");
   return rows[kind];
 }
+
+namespace {
 
 struct Embed : TokenOp {
   bool by_position;

@@ -13,17 +13,17 @@ namespace {
 // What the row lacks in its last vector is `fill`, of which f must make zero.
 template <class F>
 float sum_over(const float* row, int d, float fill, F&& f) {
-  __m256 s[4] = {};
+  v8f s[4] = {set8(0), set8(0), set8(0), set8(0)};
   int i = 0;
   for (; i + 32 <= d; i += 32)
-    for (int j = 0; j < 4; j++) s[j] = _mm256_add_ps(s[j], f(_mm256_loadu_ps(row + i + 8 * j)));
-  for (; i + 8 <= d; i += 8) s[0] = _mm256_add_ps(s[0], f(_mm256_loadu_ps(row + i)));
+    for (int j = 0; j < 4; j++) s[j] = add8(s[j], f(load8(row + i + 8 * j)));
+  for (; i + 8 <= d; i += 8) s[0] = add8(s[0], f(load8(row + i)));
   if (i < d) {
     float rest[8];
     std::fill(std::copy(row + i, row + d, rest), rest + 8, fill);
-    s[1] = _mm256_add_ps(s[1], f(_mm256_loadu_ps(rest)));
+    s[1] = add8(s[1], f(load8(rest)));
   }
-  return vsum(_mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
+  return vsum(add8(add8(s[0], s[1]), add8(s[2], s[3])));
 }
 
 vf load_some(const float* p, int n) { return n == VL ? vload(p) : vload_n(p, n); }
@@ -48,7 +48,7 @@ struct RmsNorm : TokenOp {
       for (int g = 0; g < groups; g++) row(x + t * ldx + int64_t(g) * d, y + t * ldy + int64_t(g) * d);
   }
   void row(const float* in, float* out) const {
-    const float sum = sum_over(in, d, 0, [](__m256 v) { return _mm256_mul_ps(v, v); });
+    const float sum = sum_over(in, d, 0, [](v8f v) { return mul8(v, v); });
     const vf scale = vset(1.0f / std::sqrt(sum / float(d) + eps));
     for (int i = 0; i < d; i += VL) {
       const int n = d - i < VL ? d - i : VL;
@@ -69,10 +69,10 @@ struct LayerNorm : TokenOp {
     for (int64_t t = t0; t < t1; t++) row(x + t * ldx, y + t * ldy);
   }
   void row(const float* in, float* out) const {
-    const float mean = sum_over(in, d, 0, [](__m256 v) { return v; }) / float(d);
-    const float sum = sum_over(in, d, mean, [mean](__m256 v) {
-      v = _mm256_sub_ps(v, _mm256_set1_ps(mean));
-      return _mm256_mul_ps(v, v);
+    const float mean = sum_over(in, d, 0, [](v8f v) { return v; }) / float(d);
+    const float sum = sum_over(in, d, mean, [mean](v8f v) {
+      v = sub8(v, set8(mean));
+      return mul8(v, v);
     });
     const vf scale = vset(1.0f / std::sqrt(sum / float(d) + eps));
     for (int i = 0; i < d; i += VL) {

@@ -1,11 +1,13 @@
 // Owns: the pool's protocol; see pool.h.
 #include "pool.h"
 
-#include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
+#if defined(__linux__)
+#include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
@@ -20,8 +22,35 @@ constexpr auto spin_time = std::chrono::microseconds(50);
 
 uint64_t pack(uint32_t stage, uint32_t chunks) { return uint64_t(stage) << 32 | chunks; }
 
-// The upper half of a little-endian word.
+#if defined(__linux__)
+// The upper half of a little-endian word: chunks that are taken wake nobody.
 uint32_t* stage_word(std::atomic<uint64_t>& state) { return reinterpret_cast<uint32_t*>(&state) + 1; }
+void sleep_in_stage(std::atomic<uint64_t>& state, uint64_t seen) {
+  syscall(SYS_futex, stage_word(state), FUTEX_WAIT_PRIVATE, uint32_t(seen >> 32), nullptr, nullptr, 0);
+}
+void wake_all(std::atomic<uint64_t>& state) {
+  syscall(SYS_futex, stage_word(state), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+void sleep_while(std::atomic<int32_t>& word, int32_t seen) {
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+}
+void wake_all(std::atomic<int32_t>& word) { syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }
+#else
+// The library's own waiting: it may return for nothing, and the callers look again.
+void sleep_in_stage(std::atomic<uint64_t>& state, uint64_t seen) { state.wait(seen); }
+void wake_all(std::atomic<uint64_t>& state) { state.notify_all(); }
+void sleep_while(std::atomic<int32_t>& word, int32_t seen) { word.wait(seen); }
+void wake_all(std::atomic<int32_t>& word) { word.notify_all(); }
+#endif
+
+// While spinning.
+void pause() {
+#if defined(__aarch64__)
+  asm volatile("yield");
+#else
+  __builtin_ia32_pause();
+#endif
+}
 
 }  // namespace
 
@@ -52,13 +81,12 @@ void Pool::run(Job& job) {
 void Pool::open(uint32_t stage, uint32_t chunks) {
   if (chunks != over) left_.store(int32_t(chunks), std::memory_order_relaxed);
   state_.store(pack(stage, chunks), std::memory_order_seq_cst);
-  if (sleepers_.load(std::memory_order_seq_cst) > 0)
-    syscall(SYS_futex, stage_word(state_), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  if (sleepers_.load(std::memory_order_seq_cst) > 0) wake_all(state_);
 }
 
 void Pool::grant(int threads) {
   granted_.store(std::clamp(threads, 1, this->threads()), std::memory_order_seq_cst);
-  syscall(SYS_futex, &granted_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  wake_all(granted_);
 }
 
 // Until the thread is granted, or the pool ends. One that is let go by a raised grant finds the stage that is open.
@@ -66,7 +94,7 @@ void Pool::park(int thread) {
   for (;;) {
     const int32_t granted = granted_.load(std::memory_order_acquire);
     if (thread < granted) return;
-    syscall(SYS_futex, &granted_, FUTEX_WAIT_PRIVATE, granted, nullptr, nullptr, 0);
+    sleep_while(granted_, granted);
   }
 }
 
@@ -102,14 +130,13 @@ uint64_t Pool::wait(uint32_t stage) {
     for (int i = 0; i < 16; i++) {
       const uint64_t s = state_.load(std::memory_order_acquire);
       if (uint32_t(s >> 32) != stage) return s;
-      __builtin_ia32_pause();
+      pause();
     }
   } while (std::chrono::steady_clock::now() < end);
   for (;;) {
     sleepers_.fetch_add(1, std::memory_order_seq_cst);
     const uint64_t s = state_.load(std::memory_order_seq_cst);
-    if (uint32_t(s >> 32) == stage)
-      syscall(SYS_futex, stage_word(state_), FUTEX_WAIT_PRIVATE, stage, nullptr, nullptr, 0);
+    if (uint32_t(s >> 32) == stage) sleep_in_stage(state_, s);
     sleepers_.fetch_sub(1, std::memory_order_seq_cst);
     const uint64_t now = state_.load(std::memory_order_acquire);
     if (uint32_t(now >> 32) != stage) return now;

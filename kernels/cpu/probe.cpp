@@ -1,7 +1,37 @@
 // Owns: what this processor and its system can run; compiled without any instruction-set option, into a library of its
 // own, so that asking never faults.
-#include <cpuid.h>
 #include <cstdint>
+
+// Bit 0: the avx2 variant; bit 1: avx512vnni; bit 2: amx; bit 3: neon; bit 4: neon-dotprod; bit 5: neon-i8mm.
+#define MR_PROBE extern "C" __attribute__((visibility("default"))) int mr_probe()
+
+#if defined(__aarch64__) && defined(__APPLE__)
+
+#include <sys/sysctl.h>
+
+static bool has(const char* name) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+
+MR_PROBE {
+  const bool dotprod = has("hw.optional.arm.FEAT_DotProd");
+  return 8 | int(dotprod) << 4 | int(dotprod && has("hw.optional.arm.FEAT_I8MM")) << 5;
+}
+
+#elif defined(__aarch64__)
+
+#include <sys/auxv.h>
+
+MR_PROBE {
+  const bool dotprod = getauxval(AT_HWCAP) >> 20 & 1, i8mm = getauxval(AT_HWCAP2) >> 13 & 1;
+  return 8 | int(dotprod) << 4 | int(dotprod && i8mm) << 5;
+}
+
+#else
+
+#include <cpuid.h>
 
 namespace {
 
@@ -13,8 +43,7 @@ uint64_t enabled_state() {
 
 }  // namespace
 
-// Bit 0: the avx2 variant; bit 1: the avx512vnni variant; bit 2: the amx variant.
-extern "C" __attribute__((visibility("default"))) int mr_probe() {
+MR_PROBE {
   uint32_t a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
   const bool fma = c >> 12 & 1, xsave = c >> 27 & 1, avx = c >> 28 & 1, half = c >> 29 & 1;
@@ -32,3 +61,5 @@ extern "C" __attribute__((visibility("default"))) int mr_probe() {
   const bool bf16 = a >> 5 & 1;
   return int(base) | int(wide) << 1 | int(wide && amx && bf16) << 2;
 }
+
+#endif

@@ -24,11 +24,19 @@ Arena::~Arena() {
 }
 
 void Arena::want_huge_pages() {
+#if defined(MADV_HUGEPAGE)
   if (data_) madvise(data_, size_t(bytes_), MADV_HUGEPAGE);
+#endif
 }
 
 void Arena::drop() {
-  if (data_) madvise(data_, size_t(bytes_), MADV_DONTNEED);
+  if (!data_) return;
+#if defined(__linux__)
+  madvise(data_, size_t(bytes_), MADV_DONTNEED);
+#else
+  // Elsewhere the advice does not give back: fresh pages in the same place do.
+  mmap(data_, size_t(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+#endif
 }
 
 double Reader::number() {
@@ -114,12 +122,13 @@ void decode(Program& p, int code, bool rows, Reader r) {
     p.tail = std::make_unique<Tail>(p, r);
   } else if (auto wide = decode_attention(code, r, p)) {
     p.ops.push_back(std::move(wide));
-  } else {
+  } else if (!decode_moe(code, rows, r, p)) {
     std::unique_ptr<TokenOp> op = decode_elementwise(code, r, p);
     if (!op) op = decode_norm(code, r, p);
     if (!op) op = decode_rope(code, r, p);
     if (!op) op = decode_attention_join(code, r, p);
     if (!op) op = decode_lora(code, r, p);
+    if (!op) op = decode_route(code, r, p);
     if (!op) throw std::runtime_error("unknown instruction " + std::to_string(code));
     append(p, std::move(op), rows);
   }

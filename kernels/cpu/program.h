@@ -148,6 +148,11 @@ void run_segments(const std::vector<Segment>& segments, int n, int64_t from, int
 
 struct Tail;
 struct Attention;
+struct Moe;
+
+// y = f(x) · up over d values, or f(x) where up is null; kind: as src/device/cpu/lower.ts numbers them.
+using ActivateRow = void (*)(const float* x, const float* up, float* y, int d);
+ActivateRow activate_row_of(int kind);
 
 struct Program {
   // Throws std::runtime_error with a message where the description makes no sense.
@@ -166,6 +171,7 @@ struct Program {
   std::vector<std::vector<Factors>> adapters;  // by adapter slot and site; empty or of rank 0: nothing is added
   std::vector<std::unique_ptr<WideOp>> ops;
   std::vector<Attention*> attentions;  // those of `ops`, in order
+  std::shared_ptr<Moe> last_moe;       // while decoding
   std::unique_ptr<Tail> tail;
   std::vector<Thread> threads;
   int64_t scratch_bytes = 0;
@@ -194,7 +200,10 @@ std::unique_ptr<TokenOp> decode_norm(int code, Reader& r, Program& p);
 std::unique_ptr<TokenOp> decode_lora(int code, Reader& r, Program& p);
 std::unique_ptr<TokenOp> decode_rope(int code, Reader& r, Program& p);
 std::unique_ptr<TokenOp> decode_attention_join(int code, Reader& r, Program& p);
+std::unique_ptr<TokenOp> decode_route(int code, Reader& r, Program& p);
 std::unique_ptr<WideOp> decode_attention(int code, Reader& r, Program& p);
+// Appends its several ops itself; false: not its code.
+bool decode_moe(int code, bool rows, Reader& r, Program& p);
 
 // Codes of the description's instructions; src/device/cpu/code.ts has the same list in the same order.
 enum Code : int {
@@ -214,6 +223,9 @@ enum Code : int {
   code_attention_join,
   code_logits,
   code_lora,
+  code_route,
+  code_moe,
+  code_moe_sum,
 };
 
 }  // namespace mr

@@ -38,24 +38,29 @@ double together(int threads, F&& work) {
   return since(start);
 }
 
+#if defined(__ARM_NEON)
+using words = uint64_t __attribute__((vector_size(16)));
+#else
+using words = uint64_t __attribute__((vector_size(4 * VL)));
+#endif
+
 // `streams` places of a stretch read side by side, each asked for a kilobyte ahead.
 template <int streams>
 uint64_t read(const uint8_t* from, int64_t bytes) {
   const int64_t each = bytes / streams / 64 * 64;
-  vi sum[streams];
-  for (vi& v : sum) v = vi{};
+  words sum[streams] = {};
   for (int64_t at = 0; at < each; at += 64)
     for (int s = 0; s < streams; s++) {
       const uint8_t* p = from + s * each + at;
       __builtin_prefetch(p + 1024);
-      for (int i = 0; i < 64; i += int(sizeof(vi))) {
-        vi x;
+      for (int i = 0; i < 64; i += int(sizeof(words))) {
+        words x;
         std::memcpy(&x, p + i, sizeof x);
         sum[s] ^= x;
       }
     }
   uint64_t all = 0;
-  for (const vi& v : sum) all ^= uint64_t(v[0]);
+  for (const words& v : sum) all ^= v[0];
   return all;
 }
 
@@ -67,6 +72,12 @@ std::atomic<uint64_t> sink;
 // Chains of independent operations; the empty asm keeps each from being thought away or regrouped.
 constexpr int chains = 10;
 
+#if defined(__ARM_NEON)
+inline void keep(vf& v) { asm volatile("" : "+w"(v.a), "+w"(v.b)); }
+#else
+inline void keep(vf& v) { asm volatile("" : "+x"(v)); }
+#endif
+
 void many_f32(int64_t turns) {
   vf a[chains];
   for (int i = 0; i < chains; i++) a[i] = vset(float(i));
@@ -74,10 +85,40 @@ void many_f32(int64_t turns) {
   for (int64_t t = 0; t < turns; t++)
     for (vf& v : a) {
       v = vfma(v, x, y);
-      asm volatile("" : "+x"(v));
+      keep(v);
     }
-  for (const vf& v : a) sink += uint64_t(v[0]);
+  float out[VL];
+  for (const vf& v : a) vstore(out, v), sink += uint64_t(out[0]);
 }
+
+// Operations of one turn of a chain.
+#if defined(__ARM_NEON)
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+constexpr double int8_operations = 2 * 32;
+#else
+constexpr double int8_operations = 2 * 16;
+#endif
+
+void many_int8(int64_t turns) {
+  int32x4_t a[chains];
+  for (int32x4_t& v : a) v = vdupq_n_s32(0);
+  int8x16_t x = vdupq_n_s8(3), y = vdupq_n_s8(5);
+  for (int64_t t = 0; t < turns; t++)
+    for (int32x4_t& v : a) {
+      asm volatile("" : "+w"(x));
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+      v = vmmlaq_s32(v, x, y);
+#elif defined(__ARM_FEATURE_DOTPROD)
+      v = vdotq_s32(v, x, y);
+#else
+      v = vpadalq_s16(v, vpaddq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(y)), vmull_high_s8(x, y)));
+#endif
+      asm volatile("" : "+w"(v));
+    }
+  for (const int32x4_t& v : a) sink += uint64_t(vgetq_lane_s32(v, 0));
+}
+#else
+constexpr double int8_operations = 2 * sizeof(vi);
 
 void many_int8(int64_t turns) {
   vi a[chains];
@@ -102,6 +143,7 @@ void many_int8(int64_t turns) {
     }
   for (const vi& v : a) sink += uint64_t(v[0]);
 }
+#endif
 
 // Operations a second of `work(turns)`, which makes `each` operations a turn.
 template <class F>
@@ -125,7 +167,7 @@ double roof_read(int threads) {
   return best;
 }
 
-double roof_int8(int threads) { return rate(threads, 2.0 * chains * int(sizeof(vi)), many_int8); }
+double roof_int8(int threads) { return rate(threads, chains * int8_operations, many_int8); }
 double roof_f32(int threads) { return rate(threads, 2.0 * chains * VL, many_f32); }
 
 }  // namespace mr

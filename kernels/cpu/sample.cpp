@@ -15,6 +15,18 @@ constexpr float minus_infinity = -__builtin_inff();
 
 // Σ of lanes in f64, by lane; lanes are added at the end.
 struct DoubleSum {
+#if defined(__ARM_NEON)
+  float64x2_t quarters[4] = {vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0), vdupq_n_f64(0)};
+  void add(vf v) {
+    quarters[0] = vaddq_f64(quarters[0], vcvt_f64_f32(vget_low_f32(v.a)));
+    quarters[1] = vaddq_f64(quarters[1], vcvt_high_f64_f32(v.a));
+    quarters[2] = vaddq_f64(quarters[2], vcvt_f64_f32(vget_low_f32(v.b)));
+    quarters[3] = vaddq_f64(quarters[3], vcvt_high_f64_f32(v.b));
+  }
+  void store(double* to) const {
+    for (int i = 0; i < 4; i++) vst1q_f64(to + 2 * i, quarters[i]);
+  }
+#else
   __m256d a = _mm256_setzero_pd(), b = _mm256_setzero_pd();
   void add8(__m256 v) {
     a = _mm256_add_pd(a, _mm256_cvtps_pd(_mm256_castps256_ps128(v)));
@@ -29,9 +41,11 @@ struct DoubleSum {
     add8(v);
 #endif
   }
+  void store(double* to) const { _mm256_storeu_pd(to, a), _mm256_storeu_pd(to + 4, b); }
+#endif
   double sum() const {
     double lanes[8];
-    _mm256_storeu_pd(lanes, a), _mm256_storeu_pd(lanes + 4, b);
+    store(lanes);
     double s = 0;
     for (double x : lanes) s += x;
     return s;

@@ -3,7 +3,9 @@
 // lanes go through EightLanes or an order that is laid down, so that bits depend on data and length alone. Multiplies and adds fuse only where vfma says
 // (-ffp-contract=off).
 #pragma once
+#if !defined(__ARM_NEON)
 #include <immintrin.h>
+#endif
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -17,8 +19,21 @@ struct bf16 {
   uint16_t bits;
 };
 
+}  // namespace mr
+
+#if defined(__ARM_NEON)
+#include "simd_neon.h"
+#endif
+
+namespace mr {
+
+#if !defined(__ARM_NEON)
+inline float half_to_float(uint16_t bits) { return _cvtsh_ss(bits); }
+inline uint16_t float_to_half(float x) { return uint16_t(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT)); }
+#endif
+
 inline float to_float(float x) { return x; }
-inline float to_float(f16 x) { return _cvtsh_ss(x.bits); }
+inline float to_float(f16 x) { return half_to_float(x.bits); }
 inline float to_float(bf16 x) { return std::bit_cast<float>(uint32_t(x.bits) << 16); }
 
 template <class T>
@@ -29,7 +44,7 @@ inline float from_float<float>(float x) {
 }
 template <>
 inline f16 from_float<f16>(float x) {
-  return {uint16_t(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT))};
+  return {float_to_half(x)};
 }
 template <>
 inline bf16 from_float<bf16>(float x) {
@@ -38,7 +53,17 @@ inline bf16 from_float<bf16>(float x) {
   return {uint16_t((u + 0x7fff + ((u >> 16) & 1)) >> 16)};
 }
 
-#if defined(__AVX512F__)
+#if defined(__ARM_NEON)
+
+// Eight lanes: what running sums are kept in.
+using v8f = vf;
+inline v8f load8(const float* p) { return vload(p); }
+inline v8f set8(float x) { return vset(x); }
+inline v8f add8(v8f a, v8f b) { return vadd(a, b); }
+inline v8f sub8(v8f a, v8f b) { return vsub(a, b); }
+inline v8f mul8(v8f a, v8f b) { return vmul(a, b); }
+
+#elif defined(__AVX512F__)
 
 constexpr int VL = 16;
 using vf = __m512;
@@ -131,12 +156,10 @@ inline vf vscale2(vf x, vf n) {
   const vf b = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
   return vmul(vmul(x, a), b);
 }
-inline void vsplit(vf v, __m128& lo, __m128& hi) {
-  lo = _mm256_castps256_ps128(v);
-  hi = _mm256_extractf128_ps(v, 1);
-}
 
 #endif
+
+#if !defined(__ARM_NEON)
 
 // Sums and maxima over the lanes, by halves.
 inline float vsum(__m128 v) {
@@ -157,17 +180,26 @@ inline float vmaximum(vf v) {
 }
 #endif
 
+using v8f = __m256;
+inline v8f load8(const float* p) { return _mm256_loadu_ps(p); }
+inline v8f set8(float x) { return _mm256_set1_ps(x); }
+inline v8f add8(v8f a, v8f b) { return _mm256_add_ps(a, b); }
+inline v8f sub8(v8f a, v8f b) { return _mm256_sub_ps(a, b); }
+inline v8f mul8(v8f a, v8f b) { return _mm256_mul_ps(a, b); }
+
+#endif
+
 // A running sum in eight lanes on every instruction set: a wider vector is added half by half, the lower half first. So
 // bits do not depend on the processor.
 struct EightLanes {
-  __m256 lanes = _mm256_setzero_ps();
+  v8f lanes = set8(0);
   void add(vf v) {
 #if defined(__AVX512F__)
     __m256 lo, hi;
     vsplit(v, lo, hi);
-    lanes = _mm256_add_ps(_mm256_add_ps(lanes, lo), hi);
+    lanes = add8(add8(lanes, lo), hi);
 #else
-    lanes = _mm256_add_ps(lanes, v);
+    lanes = add8(lanes, v);
 #endif
   }
   float sum() const { return vsum(lanes); }

@@ -26,6 +26,7 @@ interface BenchFlags extends DeviceFlags, ShapeFlags {
 
 function addBenchFlags(command: Command): Command {
   return addDeviceFlags(addShapeFlags(command.option("--model <model>", modelArgument)))
+    .option("--draft <model>", "a smaller model with the same vocabulary that guesses tokens")
     .option("--lookup", "guess tokens from the text, as run and serve do: flatters text that repeats itself")
     .option("--json", "print JSON");
 }

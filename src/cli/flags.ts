@@ -51,6 +51,7 @@ export interface DeviceFlags {
   readonly deterministic?: boolean;
   /** false: guess nothing. */
   readonly lookup?: boolean;
+  readonly draft?: string;
 }
 
 function deviceFlag(text: string): string {
@@ -78,11 +79,10 @@ export function addDeviceFlags(command: Command): Command {
 }
 
 /** For commands that answer people; what measures the engine guesses nothing unless asked. */
-export function addLookupFlag(command: Command): Command {
-  return command.option(
-    "--no-lookup",
-    "never guess tokens from the text and check several in a step (the answers are the same)",
-  );
+export function addGuessFlags(command: Command): Command {
+  return command
+    .option("--no-lookup", "guess no tokens: by default they are guessed from the text, and several checked in a step")
+    .option("--draft <model>", "a smaller model with the same vocabulary that guesses; the answers are the same");
 }
 
 export interface SamplingFlags extends Partial<SamplingDefaults> {

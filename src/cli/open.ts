@@ -34,6 +34,12 @@ export interface OpenModel {
   close(): Promise<void>;
 }
 
+/** The path of the model that guesses: the one that was asked for, or the package's, unless nothing is to be guessed. */
+async function draftOf(flags: DeviceFlags & { insecure?: boolean }, own?: Package): Promise<string | undefined> {
+  if (flags.draft !== undefined) return (await resolveModel(flags.draft, flags)).path;
+  return flags.lookup === false ? undefined : own?.draft;
+}
+
 /** sequences: how many requests will run at once. */
 export async function openModel(
   model: string | RandomModel,
@@ -54,6 +60,7 @@ export async function openModel(
     threads: flags.threads ?? settings.threads,
     kvDtype,
     lookup: flags.lookup,
+    draft: await draftOf(flags, own),
     maxSequences: flags.sequences,
     contextLength: flags.ctx ?? settings.contextLength,
     deterministic: flags.deterministic,

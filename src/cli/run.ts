@@ -9,7 +9,7 @@ import { UsageError } from "./failure.js";
 import { figuresBlock, figuresLine } from "./figures.js";
 import {
   addDeviceFlags,
-  addLookupFlag,
+  addGuessFlags,
   addSamplingFlags,
   collect,
   type DeviceFlags,
@@ -197,7 +197,7 @@ export function command(): Command {
     .option("--raw", "continue the prompt as it is, without the chat template")
     .option("--json", "print {text, promptTokens, generatedTokens, ttftMs, …} as JSON when the answer is whole");
   addSamplingFlags(program);
-  return addLookupFlag(addDeviceFlags(program))
+  return addGuessFlags(addDeviceFlags(program))
     .addHelpText(
       "after",
       `

@@ -8,7 +8,7 @@ import { type Level, setLog } from "../base/log.js";
 import { pagesFolder } from "../store/folder.js";
 import { parseAddress } from "./address.js";
 import { UsageError } from "./failure.js";
-import { addDeviceFlags, addLookupFlag, byteCount, collect, type DeviceFlags, numberIn, wholeNumber } from "./flags.js";
+import { addDeviceFlags, addGuessFlags, byteCount, collect, type DeviceFlags, numberIn, wholeNumber } from "./flags.js";
 import { modelArgument } from "./model.js";
 import { pullReport } from "./progress.js";
 
@@ -138,6 +138,8 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
     throw new UsageError("--id names one model: give one MODEL with it");
   if (flags.lora !== undefined && models.length !== 1)
     throw new UsageError("--lora belongs to one model: give one MODEL with it");
+  if (flags.draft !== undefined && models.length !== 1)
+    throw new UsageError("--draft guesses for one model: give one MODEL with it");
   const twice = models.find((name, index) => models.indexOf(name) !== index);
   if (twice !== undefined) {
     throw new UsageError(`${twice} was given twice: give it once (--id NAME, with one MODEL, is for another name)`);
@@ -165,7 +167,7 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
   const controller = new AbortController();
   void stopping.then(() => controller.abort());
   const server = await serve({
-    models: models.map((model) => ({ model, id: flags.id, adapters: flags.lora })),
+    models: models.map((model) => ({ model, id: flags.id, adapters: flags.lora, draft: flags.draft })),
     ...{ host, port, apiKeys, device, threads, contextLength, kvDtype, deterministic, lookup },
     ...{ maxSequences, maxWaiting, maxQueuedTokens, maxLoaded },
     keepAliveMs: flags.keepAlive,
@@ -257,7 +259,7 @@ export function command(): Command {
     )
     .option("--log-json", "log as JSON, one object a line; MILLRACE_LOG=info logs each request")
     .option("--json", "print {url, port, models} as one line of JSON when requests are taken");
-  return addLookupFlag(addDeviceFlags(program))
+  return addGuessFlags(addDeviceFlags(program))
     .addHelpText(
       "after",
       `

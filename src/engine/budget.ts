@@ -55,6 +55,12 @@ export class StepBudget {
     return this.large && (tokens * this.large.ms) / this.large.tokens;
   }
 
+  /** Milliseconds that a step of so many tokens takes; undefined until a large step has been seen. */
+  stepMs(tokens: number): number | undefined {
+    const costs = this.costs();
+    return costs && costs.fixed + costs.perToken * tokens;
+  }
+
   /** Milliseconds; undefined until a large step has been seen. */
   private costs(): { fixed: number; perToken: number } | undefined {
     const { small, large } = this;

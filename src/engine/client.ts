@@ -83,8 +83,8 @@ export class EngineClient {
   }
 
   /** One vector a text, not normalised. Throws UserError where the model gives none, or a text is too long. */
-  async embed(texts: readonly Int32Array[]): Promise<readonly Float32Array[]> {
-    return (await this.connected()).embed(texts);
+  async embed(texts: readonly Int32Array[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
+    return (await this.connected()).embed(texts, signal);
   }
 
   /** Of the threads that it was loaded with, how many it may use from its next step on. */
@@ -209,13 +209,21 @@ class Connection {
     this.requests.delete(events.handle);
   }
 
-  embed(texts: readonly Int32Array[]): Promise<readonly Float32Array[]> {
+  async embed(texts: readonly Int32Array[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
+    signal?.throwIfAborted();
     const ticket = ++this.tickets;
-    return new Promise((resolve, reject) => {
+    const abandon = () => {
+      this.waitingVectors.get(ticket)?.reject(signal!.reason as Error);
+      this.waitingVectors.delete(ticket);
+      if (this.alive) this.post({ type: "abandon", ticket });
+    };
+    signal?.addEventListener("abort", abandon, { once: true });
+    const vectors = new Promise<readonly Float32Array[]>((resolve, reject) => {
       if (!this.alive) return reject(new UserError("the engine has ended", { status: 503, code: "engine_died" }));
       this.waitingVectors.set(ticket, { resolve, reject });
       this.post({ type: "embed", ticket, texts });
     });
+    return vectors.finally(() => signal?.removeEventListener("abort", abandon));
   }
 
   grant(threads: number): void {

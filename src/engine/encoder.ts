@@ -1,5 +1,6 @@
 // Owns: the engine of a model that gives embeddings: texts in, one vector each out. As many texts as fit go through a step
-// together; each is read whole, from its first token, and nothing is remembered between steps.
+// together; each is read whole, from its first token, and nothing is remembered between steps. Requests take turns, a step
+// each, so that one of many texts holds nobody up.
 import { InternalError, UserError } from "../base/errors.js";
 import { type Batch, noBias, SlotFloat, SlotInt, slotFloats, slotInts } from "../device/batch.js";
 import type { Limits, Program } from "../device/device.js";
@@ -8,6 +9,7 @@ import type { Limits, Program } from "../device/device.js";
 export type Pooling = "mean" | "cls" | "last";
 
 export class Encoder {
+  /** The latest step. */
   private tail: Promise<unknown> = Promise.resolve();
 
   constructor(
@@ -18,8 +20,9 @@ export class Encoder {
     private readonly pause: () => Promise<void>,
   ) {}
 
-  /** Vectors are not normalised. Throws UserError for a text that is empty or longer than the context. */
-  embed(texts: readonly Int32Array[]): Promise<Float32Array[]> {
+  /** Vectors are not normalised. Throws UserError for a text that is empty or longer than the context, and the signal's
+   *  reason before the step after it aborted. */
+  async embed(texts: readonly Int32Array[], signal?: AbortSignal): Promise<Float32Array[]> {
     for (const { length } of texts) {
       if (length > 0 && length <= this.limits.contextLength) continue;
       throw new UserError(
@@ -27,17 +30,18 @@ export class Encoder {
         { code: "context_length_exceeded", param: "input" },
       );
     }
-    const done = this.tail.then(async () => {
-      const vectors: Float32Array[] = [];
-      while (vectors.length < texts.length) {
+    const vectors: Float32Array[] = [];
+    while (vectors.length < texts.length) {
+      const step = this.tail.then(async () => {
+        signal?.throwIfAborted();
         const some = this.nextBatch(texts, vectors.length);
         vectors.push(...this.pooled(some, await this.states(some)));
         await this.pause();
-      }
-      return vectors;
-    });
-    this.tail = done.catch(() => {});
-    return done;
+      });
+      this.tail = step.catch(() => {});
+      await step;
+    }
+    return vectors;
   }
 
   private nextBatch(texts: readonly Int32Array[], from: number): readonly Int32Array[] {

@@ -3,6 +3,7 @@
 import { UserError } from "../base/errors.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { errorRecord, failure } from "./client.js";
+import { DraftModel } from "./draft.js";
 import { Encoder, type Pooling } from "./encoder.js";
 import { PromptLookup } from "./lookup.js";
 import { Engine, type EngineOutput } from "./loop.js";
@@ -33,6 +34,8 @@ export interface LoadedModel {
   readonly stepTokens?: number;
   /** Whether tokens are guessed from the text (lookup.ts). */
   readonly lookup?: boolean;
+  /** A smaller model that guesses (draft.ts); it is closed with the model. */
+  readonly draft?: { readonly program: Program; readonly limits: Limits };
   /** What requests may name. */
   readonly adapters?: readonly { readonly name: string; readonly source: AdapterSource }[];
   close(): Promise<void>;
@@ -76,6 +79,7 @@ class Host {
   private loading: Promise<void> | undefined;
   private running: Promise<void> | undefined;
   private readonly outbox: Outbox;
+  private readonly embedding = new Map<number, AbortController>();
   /** Requests whose grammar is being compiled. */
   private readonly compiling = new Map<number, GenerateRequest>();
 
@@ -104,8 +108,11 @@ class Host {
       case "embed":
         void this.embed(message.ticket, message.texts);
         return;
+      case "abandon":
+        this.embedding.get(message.ticket)?.abort();
+        return;
       case "grant":
-        this.model?.program.setThreads?.(message.threads);
+        for (const one of [this.model, this.model?.draft]) one?.program.setThreads?.(message.threads);
         return;
       case "close":
         return;
@@ -138,6 +145,7 @@ class Host {
         stepTokens: model.stepTokens,
         store: model.store,
         drafter: model.lookup ? () => new PromptLookup() : undefined,
+        draft: model.draft && new DraftModel(model.draft.program, model.draft.limits, { now, pause }),
         lost: this.lost,
       });
       this.engine = engine;
@@ -165,11 +173,15 @@ class Host {
   }
 
   private async embed(ticket: number, texts: readonly Int32Array[]): Promise<void> {
+    const abandoned = new AbortController();
+    this.embedding.set(ticket, abandoned);
     try {
       if (!this.encoder) throw new UserError("This model gives no embeddings.", { code: "no_embeddings" });
-      this.post({ type: "embedded", ticket, vectors: await this.encoder.embed(texts) });
+      this.post({ type: "embedded", ticket, vectors: await this.encoder.embed(texts, abandoned.signal) });
     } catch (error) {
-      this.post({ type: "notEmbedded", ticket, error: errorRecord(error) });
+      if (!abandoned.signal.aborted) this.post({ type: "notEmbedded", ticket, error: errorRecord(error) });
+    } finally {
+      this.embedding.delete(ticket);
     }
   }
 

@@ -3,14 +3,12 @@
 // guess by drawing at its position, so guesses change how fast an answer comes and never what it says.
 // Source: Saxena, "Prompt Lookup Decoding", 2023; Yang et al., "Inference with Reference", 2023 (arXiv 2304.04487).
 
+import { Hope } from "./hope.js";
+
 /** Tokens that have to agree. */
 const context = 3;
 /** Most guesses of one step. */
 export const mostDrafts = 16;
-/** How much one outcome counts; and how fast the hope comes back while nothing is tried. */
-const rate = 0.15;
-const recovery = 0.01;
-
 /** Guesses what follows a text. */
 export interface Drafter {
   /**
@@ -18,13 +16,11 @@ export interface Drafter {
    * worth: the probability from which on a guess pays for the time that checking it takes.
    */
   propose(tokens: Int32Array, length: number, most: number, worth: number): Int32Array;
-  /** So many of the guesses were right. */
-  learn(guessed: number, right: number): void;
+  readonly hope: Hope;
 }
 
 export class PromptLookup implements Drafter {
-  /** How likely a guess is right, given that those before it were. */
-  private acceptance = 0.7;
+  readonly hope = new Hope();
   /** Last end of each run of `context` tokens, by their hash; what stands there is compared. */
   private readonly ends = new Map<number, number>();
   private seen = 0;
@@ -33,21 +29,17 @@ export class PromptLookup implements Drafter {
     const found = this.find(tokens, length);
     const count = Math.min(most, mostDrafts, this.paying(worth), length - found);
     if (found < 0 || count <= 0) {
-      if (found >= 0) this.acceptance += recovery * (1 - this.acceptance);
+      if (found >= 0) this.hope.recover();
       return none;
     }
     return tokens.slice(found, found + count);
   }
 
-  learn(guessed: number, right: number): void {
-    for (let i = 0; i < Math.min(guessed, right + 1); i++)
-      this.acceptance += rate * ((i < right ? 1 : 0) - this.acceptance);
-  }
-
   /** How many guesses in a row are each likely enough. */
   private paying(worth: number): number {
-    if (this.acceptance >= 1 || worth <= 0) return mostDrafts;
-    return Math.floor(Math.log(Math.min(1, worth)) / Math.log(this.acceptance));
+    const { probability } = this.hope;
+    if (probability >= 1 || worth <= 0) return mostDrafts;
+    return Math.floor(Math.log(Math.min(1, worth)) / Math.log(probability));
   }
 
   /** Where what followed the last tokens' earlier occurrence begins; −1: there was none. */

@@ -6,6 +6,7 @@ import type { Step, StepResult } from "../device/batch.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
 import { buildBatch, hasPenalties } from "./batch.js";
 import { StepBudget } from "./budget.js";
+import type { DraftModel } from "./draft.js";
 import { Holdings } from "./holdings.js";
 import type { Drafter } from "./lookup.js";
 import { PageNames } from "./names.js";
@@ -50,6 +51,8 @@ export interface EngineOptions {
   /** Makes a choice's drafter: its guesses are checked, several in a step. For devices whose rows do not depend on each
    *  other. Undefined: nothing is guessed. */
   readonly drafter?: (request: GenerateRequest, index: number) => Drafter;
+  /** Guesses where the drafter has none; under the same condition. */
+  readonly draft?: DraftModel;
 }
 
 /** Milliseconds after a launch for which masks are awaited: most are there when the forward ends. */
@@ -211,7 +214,11 @@ export class Engine {
   /** Launches what can be launched and sees the oldest step through. False where there was nothing to do. */
   async step(): Promise<boolean> {
     if (this.spill?.work(this.scheduler.running.length === 0)) this.woken = true;
-    while (this.flights.length < this.limits.depth && this.launch()) await this.release(this.flights.at(-1)!);
+    while (this.flights.length < this.limits.depth) {
+      await this.guess();
+      if (!this.launch()) break;
+      await this.release(this.flights.at(-1)!);
+    }
     const flight = this.flights.shift();
     if (!flight) {
       this.output.flush(); // what had to follow may have ended a sequence
@@ -343,7 +350,6 @@ export class Engine {
   private launch(): boolean {
     const { running } = this.scheduler;
     this.jumpForward(running);
-    if (this.options.drafter) this.guess(running, this.options.drafter);
     const othersGenerate = running.length > 1 && running.some((sequence) => sequence.generating);
     const entries = this.scheduler.plan(this.budget.tokens(othersGenerate));
     if (entries.length === 0) return false;
@@ -365,16 +371,35 @@ export class Engine {
 
   /** Guesses for sequences whose next token can be checked at once. Penalties count what was drawn: with them, and under a
    *  constraint, nothing is guessed; nor where a state cannot be taken back. */
-  private guess(running: readonly Sequence[], drafter: NonNullable<EngineOptions["drafter"]>): void {
-    if (this.holdings.hasStates) return;
-    const generating = running.filter((sequence) => sequence.generating);
-    const worth = this.budget.guessWorth(generating.length);
-    for (const sequence of running) {
-      sequence.drafts = noDrafts;
-      const { request, tokens, length, drawn, constraint } = sequence;
-      if (!sequence.generating || sequence.inFlight > 0 || constraint || hasPenalties(request.sampling)) continue;
-      sequence.drafter ??= drafter(request, sequence.index);
-      sequence.drafts = sequence.drafter.propose(tokens, length, request.maxTokens - drawn - 1, worth);
+  private async guess(): Promise<void> {
+    const { drafter, draft } = this.options;
+    if ((!drafter && !draft) || this.holdings.hasStates) return;
+    const { running } = this.scheduler;
+    for (const sequence of running) sequence.drafts = noDrafts;
+    const open = running.filter(({ generating, inFlight, constraint, request }) => {
+      return generating && inFlight === 0 && !constraint && !hasPenalties(request.sampling);
+    });
+    if (drafter) this.lookUp(open, drafter);
+    const without = open.filter(({ drafts }) => drafts.length === 0);
+    if (!draft || without.length === 0) return;
+    const texts = without.map((sequence) => {
+      const { tokens, length, modelHope: hope } = sequence;
+      return { tokens, length, most: mostGuesses(sequence), hope };
+    });
+    const guesses = await draft.propose(texts, (tokens) => this.budget.stepMs(tokens));
+    for (const [i, sequence] of without.entries()) {
+      sequence.drafts = guesses[i];
+      sequence.draftHope = sequence.modelHope;
+    }
+  }
+
+  private lookUp(open: readonly Sequence[], drafter: NonNullable<EngineOptions["drafter"]>): void {
+    const worth = this.budget.guessWorth(this.scheduler.running.filter(({ generating }) => generating).length);
+    for (const sequence of open) {
+      const { request, index, tokens, length } = sequence;
+      sequence.drafter ??= drafter(request, index);
+      sequence.drafts = sequence.drafter.propose(tokens, length, mostGuesses(sequence), worth);
+      sequence.draftHope = sequence.drafter.hope;
     }
   }
 
@@ -490,7 +515,7 @@ export class Engine {
     while (right < guesses.length && guesses[right] === result.tokens[row + right]) right++;
     sequence.computed = Math.min(sequence.computed, sequence.length + right);
     for (let i = 0; i <= right && !sequence.finished; i++) this.drawn(sequence, result, row + i, top, now);
-    sequence.drafter?.learn(guesses.length, right);
+    sequence.draftHope?.learn(guesses.length, right);
     this.guessed += guesses.length;
     this.guessedRight += right;
   }
@@ -555,6 +580,9 @@ export class Engine {
     this.spill?.forget();
   }
 }
+
+/** The last token of an answer is drawn, not guessed. */
+const mostGuesses = ({ request, drawn }: Sequence) => request.maxTokens - drawn - 1;
 
 function logprobsOf(result: StepResult, row: number, stride: number, most: number): TokenLogprobs {
   const top: [id: number, logprob: number][] = [];

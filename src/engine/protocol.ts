@@ -17,6 +17,8 @@ export type ClientMessage =
   | { readonly type: "abort"; readonly handle: number; readonly index?: number }
   | { readonly type: "stats"; readonly ticket: number }
   | { readonly type: "embed"; readonly ticket: number; readonly texts: readonly Int32Array[] }
+  /** Its vectors are not wanted any more; there is no answer. */
+  | { readonly type: "abandon"; readonly ticket: number }
   /** Threads that it may use from its next step on. */
   | { readonly type: "grant"; readonly threads: number }
   | { readonly type: "close" };

@@ -5,6 +5,7 @@
 //             0                         promptLength          length      total = length + inFlight
 //   computed  positions whose keys and values a launched step writes; the gap to `wanted` is the work left
 import type { Held } from "./holdings.js";
+import { Hope } from "./hope.js";
 import type { Drafter } from "./lookup.js";
 import type { PageNames } from "./names.js";
 import type { FinishReason, GenerateRequest, Timings, TokenConstraint, TokenLogprobs } from "./types.js";
@@ -73,8 +74,12 @@ export class Sequence {
   late = false;
   /** Guesses of what follows, for the next step to check: they stand at `length` and after, and are no tokens of it yet. */
   drafts: Int32Array = noDrafts;
+  /** Of those who made them. */
+  draftHope: Hope | undefined;
   /** Where guesses come from; made with the first. */
   drafter: Drafter | undefined;
+  /** Of what the draft model guesses of it. */
+  readonly modelHope = new Hope();
   /** Tokens that its client has been charged for, from the first on: what is computed again is not counted again. */
   charged = 0;
   finished: FinishReason | undefined;

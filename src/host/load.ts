@@ -17,6 +17,7 @@ import { fuse } from "../plan/passes/fuse.js";
 import { withAdapters } from "../plan/passes/lora.js";
 import type { Plan } from "../plan/plan.js";
 import { type CheckpointSpec, openSpec } from "./checkpoint.js";
+import { loadDraft } from "./draft.js";
 import { GrammarHost } from "./grammar.js";
 import { loadEncoder } from "./load-encoder.js";
 import { adapterDigest, type PageCacheSpec, planTiers } from "./page-kind.js";
@@ -46,6 +47,9 @@ export interface LoadSpec extends CheckpointSpec {
   /** Tokens are guessed from the text and checked, several in a step; the answer is the same. Default: where the device
    *  computes each row alike whatever stands beside it. */
   readonly lookup?: boolean;
+  /** A GGUF file or folder of a smaller model with the same vocabulary: it guesses, and several guesses are checked in a step;
+   *  the answer is the same. For devices that compute each row alike whatever stands beside it; elsewhere it is not used. */
+  readonly draft?: string;
   /** LoRA adapters, by the names that requests call them: GGUF files or PEFT folders. Default: none. */
   readonly adapters?: readonly { readonly name: string; readonly path: string }[];
   /** Tiers below the device's pages, which outlive this process. Default: none. */
@@ -143,7 +147,11 @@ export async function loadModel(
     // Finds what is on disk while the weights are read.
     store = tiers && new WorkerPageStore(tiers);
     const program = await device.compile(plan, checkpoint, limits, { onProgress });
-    const { weights, workspace, cache } = program.memory;
+    const draft =
+      spec.draft === undefined
+        ? undefined
+        : await loadDraft({ ...spec, draft: spec.draft }, { checkpoint, limits, vocabSize: program.vocabSize }, device);
+    const taken = (part: "weights" | "workspace" | "cache") => program.memory[part] + (draft?.memory[part] ?? 0);
     await store?.known();
     return {
       program,
@@ -157,14 +165,21 @@ export async function loadModel(
         maxSequences: limits.maxSequences,
         device: device.info.description,
         ownMemory: device.info.ownMemory ?? false,
-        memory: { weights, workspace, cache, tier: tiers?.memoryBytes ?? 0 },
+        memory: {
+          weights: taken("weights"),
+          workspace: taken("workspace"),
+          cache: taken("cache"),
+          tier: tiers?.memoryBytes ?? 0,
+        },
         adapters: adapters.map(({ name }) => name),
       },
       adapters,
       stepTokens: spec.stepTokens,
       lookup: (spec.lookup ?? true) && device.info.rowInvariant,
+      draft,
       close: async () => {
         await store?.close();
+        await draft?.close();
         await program.close();
         await device.close();
         checkpoint.close();

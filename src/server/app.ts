@@ -12,6 +12,7 @@ import type { Store } from "../store/store.js";
 import { anthropicRoutes } from "./anthropic.js";
 import { auditTo } from "./audit.js";
 import { checkBinding } from "./auth.js";
+import { batchRoutes } from "./batches.js";
 import { Budgets } from "./budgets.js";
 import { healthRoutes } from "./health.js";
 import { createHttp } from "./http.js";
@@ -87,7 +88,8 @@ export async function listen(
 ): Promise<RunningServer> {
   const settings = { ...listenDefaults, ...withoutUndefined(options) };
   checkBinding(settings.host, settings.apiKeys, settings.keys);
-  const app = createHttp({ ...settings, keys: [...settings.apiKeys.map(plainKey), ...settings.keys] });
+  const keys = [...settings.apiKeys.map(plainKey), ...settings.keys];
+  const app = createHttp({ ...settings, keys });
   if (settings.auditLog !== undefined) auditTo(app, settings.auditLog);
   const routes: string[] = [];
   app.addHook("onRoute", ({ method, url }) => {
@@ -109,6 +111,7 @@ export async function listen(
   // Hooks of the end run last one first: what writes ends before the database does.
   app.addHook("onClose", async () => records.close());
   responseRoutes(app, serving, records, draining.signal);
+  batchRoutes(app, serving, { records, keys, draining: draining.signal, maxBodyBytes: settings.maxBodyBytes });
   anthropicRoutes(app, serving);
   tgiRoutes(app, serving);
   const guarded = settings.apiKeys.length + settings.keys.length > 0;

@@ -74,6 +74,7 @@ const tgiPaths = new Set([
   "/chat_tokenize",
   "/info",
   "/invocations",
+  "/vertex",
 ]);
 
 /** Status and body, as the API that the path belongs to has them. */

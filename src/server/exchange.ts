@@ -126,14 +126,14 @@ export async function* answered(exchange: Exchange, prepared: Prepared, signal: 
 
 /** Texts to vectors, with a place in the queue, paid by the caller's key. */
 export async function embedded(
-  { request, model, budgets }: Pick<Exchange, "request" | "model" | "budgets">,
+  { request, model, budgets, ending }: Pick<Exchange, "request" | "model" | "budgets" | "ending">,
   job: EmbedJob,
 ): Promise<Embeddings> {
   const key = keyOf(request);
   budgets.check(key);
   const leave = model.queue.enter(1, 0, clientOf(request));
   try {
-    const made = await embed(model.session, job);
+    const made = await embed(model.session, job, ending);
     budgets.spend(key, made.tokens);
     return made;
   } finally {

@@ -28,7 +28,7 @@ const statsMs = 2000;
 /** Routes that a model answers: their failures count as failed requests. */
 const answering = new Set([
   ...["/v1/chat/completions", "/v1/completions", "/v1/messages", "/api/generate", "/api/chat"],
-  ...["/", "/generate", "/generate_stream", "/invocations"],
+  ...["/", "/generate", "/generate_stream", "/invocations", "/vertex"],
 ]);
 
 export class Metrics {

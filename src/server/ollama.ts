@@ -244,7 +244,7 @@ async function embedding(
     const { model, loadMs, release } = await lease(server, body, ending);
     try {
       if (job.inputs.length === 0) return { vectors: [], tokens: 0, loadMs };
-      return { ...(await embedded({ request, model, budgets: server.budgets }, job)), loadMs };
+      return { ...(await embedded({ request, model, budgets: server.budgets, ending }, job)), loadMs };
     } finally {
       release();
     }

@@ -10,7 +10,7 @@ import type { LocalModel } from "./source.js";
 
 export function openaiRoutes(app: FastifyInstance, serving: Serving): void {
   const { models } = serving;
-  const answering = <Body extends { model: string }>(
+  const answering = <Body extends { model?: string }>(
     request: FastifyRequest,
     reply: FastifyReply,
     answer: (exchange: Exchange, body: Body) => Promise<void>,

@@ -16,6 +16,8 @@ export interface ServeModel {
   readonly id?: string;
   /** LoRA adapters: GGUF files or PEFT folders. Clients ask for one by its name, as for a model. */
   readonly adapters?: readonly { readonly name: string; readonly path: string }[];
+  /** A smaller model with the same vocabulary that guesses; by default the package's. */
+  readonly draft?: string;
 }
 
 export interface ServeOptions extends ListenOptions, LoadSettings {
@@ -77,11 +79,12 @@ export async function serve(options: ServeOptions): Promise<ModelServer> {
 
 async function namedModels({ models, report, signal }: ServeOptions): Promise<LocalModel[]> {
   const named: LocalModel[] = [];
-  for (const { model, id, adapters } of models) {
+  for (const { model, id, adapters, draft } of models) {
     const resolved = await new Store().resolve(model, { signal, report });
     const created = Math.floor(Date.now() / 1000);
     const { name, path, package: own } = resolved;
-    named.push({ id: id ?? name, path, created, pinned: true, package: own, adapters });
+    const guesses = draft === undefined ? undefined : (await new Store().resolve(draft, { signal, report })).path;
+    named.push({ id: id ?? name, path, created, pinned: true, package: own, adapters, draft: guesses });
   }
   const names = named.flatMap(({ id, adapters = [] }) => [id, ...adapters.map(({ name }) => name)]);
   const twice = names.find((name, i) => names.indexOf(name) !== i);

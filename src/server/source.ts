@@ -16,6 +16,8 @@ export interface LocalModel extends Servable {
   readonly package?: Package;
   /** LoRA adapters besides the package's own: GGUF files or PEFT folders. */
   readonly adapters?: readonly { readonly name: string; readonly path: string }[];
+  /** The path of a model that guesses, in place of the package's. */
+  readonly draft?: string;
 }
 
 export interface LoadSettings {
@@ -100,6 +102,7 @@ async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSett
     spec: {
       ...{ path, adapters, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
       pageCache,
+      draft: model.draft ?? (lookup === false ? undefined : model.package?.draft),
     },
     carrier: () => processCarrier((pid) => settings.onEngineStart?.(id, pid)),
     template: model.package?.template,

@@ -5,6 +5,7 @@ import { version } from "../host/version.js";
 import { exchanging, type Serving } from "./exchange.js";
 import { chatJob } from "./openai/chat.js";
 import { respondStream, respondWhole } from "./tgi/answer.js";
+import { envelopeRoutes } from "./tgi/envelopes.js";
 import { asked } from "./tgi/job.js";
 import * as schema from "./tgi/schema.js";
 import { located } from "./tgi/tokens.js";
@@ -27,11 +28,10 @@ export function tgiRoutes(app: FastifyInstance, serving: Serving): void {
   app.post("/generate_stream", { schema: { body: schema.StreamBody } }, (request, reply) =>
     generate(request, reply, true),
   );
-  for (const path of ["/", "/invocations"]) {
-    app.post<{ Body: schema.CompatRequest }>(path, { schema: { body: schema.CompatBody } }, (request, reply) =>
-      generate(request, reply, request.body.stream ?? false, (answer) => [answer]),
-    );
-  }
+  const compat = (request: FastifyRequest, reply: FastifyReply) =>
+    generate(request, reply, (request.body as schema.CompatRequest).stream ?? false, (answer) => [answer]);
+  app.post("/", { schema: { body: schema.CompatBody } }, compat);
+  envelopeRoutes(app, serving, compat);
   tokenRoutes(app, serving);
   app.get("/info", (request, reply) =>
     exchanging(serving, request, reply, undefined, async ({ model }) => {

@@ -21,7 +21,8 @@ export interface Embeddings {
   readonly tokens: number;
 }
 
-export async function embed(session: Session, job: EmbedJob): Promise<Embeddings> {
+/** Throws the signal's reason when it aborts. */
+export async function embed(session: Session, job: EmbedJob, signal?: AbortSignal): Promise<Embeddings> {
   const { embeddingSize, contextLength, vocabSize } = session.limits;
   if (embeddingSize === undefined || session.engine.embed === undefined) {
     throw new UserError("This model gives no embeddings; use an embedding model such as all-minilm.", {
@@ -53,7 +54,7 @@ export async function embed(session: Session, job: EmbedJob): Promise<Embeddings
       { code: "context_length_exceeded", param: "input" },
     );
   });
-  const whole = await session.engine.embed(texts);
+  const whole = await session.engine.embed(texts, signal);
   return {
     vectors: whole.map((vector) => {
       const cut = dimensions === undefined ? vector : vector.slice(0, dimensions);

@@ -8,7 +8,7 @@ export interface Generator {
   /** The signal ends all of its choices, as does leaving the iteration; each ends with one finish event. */
   generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterable<TokenEvent>;
   /** One vector a text, not normalised; of models with limits.embeddingSize. */
-  embed?(texts: readonly Int32Array[]): Promise<readonly Float32Array[]>;
+  embed?(texts: readonly Int32Array[], signal?: AbortSignal): Promise<readonly Float32Array[]>;
   /** Ends a choice, or all of a request's; each still gets its finish event. */
   abort(id: string, index?: number): void;
   /** False between its host's death and the next request; absent: it cannot die by itself. */

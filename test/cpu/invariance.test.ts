@@ -77,22 +77,25 @@ test("a prefix whose pages were copied", async () => {
   expect(logprobs).toEqual(alone.slice(320));
 });
 
-test.each(["mistral-swa", "gemma3", "llama-mqa"])("%s: windows, head norms, one key/value head", async (family) => {
-  const checkpoint = await openTiny(family);
-  const plan = decoderPlan(modelConfig(checkpoint), checkpoint.tensors);
-  const device = new CpuDevice();
-  const bits: Float32Array[] = [];
-  for (const [threads, chunk] of [
-    [2, 512],
-    [1, 1],
-    [2, 3],
-    [3, 50],
-  ]) {
-    const own = await device.compile(plan, checkpoint, { ...limits, threads, contextLength: 512 });
-    const tiny = randomTokens(300, own.vocabSize, 9);
-    bits.push((await score(own, [tiny, tiny.slice(5, 100)], chunk))[0]);
-    await own.close();
-  }
-  for (const other of bits.slice(1)) expect(other).toEqual(bits[0]);
-  checkpoint.close();
-});
+test.each(["mistral-swa", "gemma3", "llama-mqa", "qwen3-moe"])(
+  "%s: windows, head norms, one key/value head, experts",
+  async (family) => {
+    const checkpoint = await openTiny(family);
+    const plan = decoderPlan(modelConfig(checkpoint), checkpoint.tensors);
+    const device = new CpuDevice();
+    const bits: Float32Array[] = [];
+    for (const [threads, chunk] of [
+      [2, 512],
+      [1, 1],
+      [2, 3],
+      [3, 50],
+    ]) {
+      const own = await device.compile(plan, checkpoint, { ...limits, threads, contextLength: 512 });
+      const tiny = randomTokens(300, own.vocabSize, 9);
+      bits.push((await score(own, [tiny, tiny.slice(5, 100)], chunk))[0]);
+      await own.close();
+    }
+    for (const other of bits.slice(1)) expect(other).toEqual(bits[0]);
+    checkpoint.close();
+  },
+);

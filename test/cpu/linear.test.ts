@@ -17,11 +17,11 @@ const hasCompiler = (() => {
   }
 })();
 
-for (const [isa, flag] of [
-  ["avx2", "avx2"],
-  ["avx512vnni", "avx512_vnni"],
-  ["amx", "amx_int8"],
-  ["tiles", "avx2"],
+for (const [isa, flag, shapes] of [
+  ["avx2", "avx2", "all"],
+  ["avx512vnni", "avx512_vnni", "all"],
+  ["amx", "amx_int8", "all"],
+  ["tiles", "avx2", "quick"],
 ] as const) {
   const missing = !hasCompiler
     ? "no C++ compiler"
@@ -33,7 +33,7 @@ for (const [isa, flag] of [
     { timeout: 300_000 },
     () => {
       const program = execFileSync(join(root, "scripts/bench-linear.sh"), [isa], { encoding: "utf8" }).trim();
-      const said = execFileSync(join(root, program), ["check"], { encoding: "utf8" });
+      const said = execFileSync(join(root, program), ["check", "all", shapes], { encoding: "utf8" });
       expect(
         said
           .trim()

@@ -32,7 +32,7 @@ function writeFolder(name: string, vocabSize: number): string {
   return folder;
 }
 
-describe.each(goldenNames.filter((name) => name !== "qwen3-moe"))("%s", (name) => {
+describe.each(goldenNames)("%s", (name) => {
   const cases = goldenCases(name);
   let model: Library.Model;
   beforeAll(async () => {

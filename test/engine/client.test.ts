@@ -7,7 +7,9 @@ import type { GenerateRequest, TokenEvent } from "../../src/engine/types.js";
 import { ids, request, vocabSize, World } from "./harness.js";
 
 /** A client whose hosts run the null device in this thread; `hosts` are their ends, newest last. */
-async function open(o: { fault?: (host: number, step: number) => "reject" | undefined; fail?: boolean } = {}) {
+async function open(
+  o: { fault?: (host: number, step: number) => "reject" | undefined; fail?: boolean; now?: () => number } = {},
+) {
   const hosts: Port[] = [];
   const carrier = () => {
     const [client, host] = channel();
@@ -39,6 +41,7 @@ async function open(o: { fault?: (host: number, step: number) => "reject" | unde
   const progress: number[] = [];
   const client = await EngineClient.open({
     carrier,
+    now: o.now,
     spec: { model: "null" },
     onProgress: (done) => progress.push(done),
   });
@@ -147,6 +150,31 @@ describe("the engine's client", () => {
     const r = request("four", ids(7));
     expect(tokensOf(await all(client.generate(r)))).toEqual(await alone(r));
     expect(hosts).toHaveLength(2);
+    await client.close();
+  });
+
+  it("gives a host that dies without an answer ever more time, and tells callers how long", async () => {
+    let now = 0;
+    const { client, hosts } = await open({ now: () => now });
+    const ask = async (id: string) => (await all(client.generate(request(id, ids(7)))))[0];
+    hosts[0].close();
+    await new Promise((resolve) => setImmediate(resolve));
+    const dying = all(client.generate(request("again", ids(7), { maxTokens: 100 })));
+    while (hosts.length < 2) await new Promise((resolve) => setImmediate(resolve));
+    hosts[1].close();
+    expect(finishesOf(await dying)).toMatchObject([{ error: { code: "engine_died", retryAfter: 1 } }]);
+    expect(await ask("soon")).toMatchObject({
+      reason: "error",
+      error: { status: 503, code: "engine_restarting", retryAfter: 2 },
+    });
+    expect(hosts).toHaveLength(2);
+    now += 1000;
+    expect(await ask("later")).toMatchObject({ type: "start" });
+    expect(hosts).toHaveLength(3);
+    // It answered: its death is forgiven.
+    hosts[2].close();
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(await ask("last")).toMatchObject({ type: "start" });
     await client.close();
   });
 

@@ -1,6 +1,7 @@
 // An engine on the null device, stepped by hand, its events collected by choice.
 import type { Limits, PageGroup } from "../../src/device/device.js";
 import { type Fault, NullProgram } from "../../src/device/null/program.js";
+import { DraftModel } from "../../src/engine/draft.js";
 import { type ConstraintFactory, Engine, type EngineOptions, type FinishEvent } from "../../src/engine/loop.js";
 import type { PageStore, Tier } from "../../src/engine/spill.js";
 import type { GenerateRequest, SamplingParams, TokenLogprobs } from "../../src/engine/types.js";
@@ -22,6 +23,8 @@ export interface WorldOptions {
   contextLength?: number;
   prefixCache?: boolean;
   drafter?: EngineOptions["drafter"];
+  /** Of a draft model's pages; it draws as the model does. Undefined: there is none. */
+  draftPages?: number;
   store?: EngineOptions["store"];
   fault?: Fault;
   beforeResult?: () => Promise<void>;
@@ -105,6 +108,7 @@ export class World {
       stepTokens: o.stepTokens ?? 512,
       prefixCache: o.prefixCache,
       drafter: o.drafter,
+      draft: o.draftPages === undefined ? undefined : this.draftModel(o.draftPages, o.window ?? 10),
       store: o.store,
       pause: async () => {},
       now: () => this.clock++,
@@ -121,6 +125,16 @@ export class World {
         flush: () => {},
       },
     });
+  }
+
+  private draftModel(numPages: number, window: number): DraftModel {
+    const { limits } = this;
+    const groups: PageGroup[] = [undefined, window].map((window) => {
+      return { kind: "paged", pageTokens, pageBytes: 16, numPages, window };
+    });
+    const program = new NullProgram({ groups, vocabSize, limits });
+    // As quick as can be: what it guesses always pays.
+    return new DraftModel(program, limits, { pause: async () => {}, now: () => this.clock });
   }
 
   submit(request: GenerateRequest, constraint?: ConstraintFactory): void {

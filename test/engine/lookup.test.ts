@@ -36,9 +36,9 @@ describe("prompt lookup", () => {
     const lookup = new PromptLookup();
     const at = (worth: number) => propose(lookup, text, 100, worth).length;
     const before = at(0.3);
-    for (let i = 0; i < 8; i++) lookup.learn(4, 4);
+    for (let i = 0; i < 8; i++) lookup.hope.learn(4, 4);
     expect(at(0.3)).toBeGreaterThan(before);
-    for (let i = 0; i < 40; i++) lookup.learn(4, 0);
+    for (let i = 0; i < 40; i++) lookup.hope.learn(4, 0);
     expect(at(0.3)).toBe(0);
     let tries = 0;
     while (at(0.3) === 0 && tries < 1000) tries++;

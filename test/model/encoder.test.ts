@@ -139,8 +139,22 @@ describe.each(["bert", "nomic-bert"] as const)("%s", (name) => {
       const some = await encoder.embed(ids);
       const vectors = await encoder.embed(many);
       for (const [i, vector] of vectors.entries()) expect(vector).toEqual(some[i % ids.length]);
-      expect(() => encoder.embed([new Int32Array(65)])).toThrow(/65 tokens/);
-      expect(() => encoder.embed([new Int32Array(0)])).toThrow(/0 tokens/);
+      await expect(encoder.embed([new Int32Array(65)])).rejects.toThrow(/65 tokens/);
+      await expect(encoder.embed([new Int32Array(0)])).rejects.toThrow(/0 tokens/);
+    });
+  });
+
+  it("lets requests take turns, and ends one that nobody waits for", async () => {
+    await withEncoder(folderOf(name), devices.at(-1)!, async (encoder) => {
+      const many = Array.from({ length: 200 }, (_, i) => ids[i % ids.length]);
+      const order: string[] = [];
+      const left = new AbortController();
+      const long = encoder.embed(many).then(() => order.push("long"));
+      const unwanted = encoder.embed(many, left.signal).catch((error: Error) => order.push(error.message));
+      const short = encoder.embed(ids.slice(0, 1)).then(() => order.push("short"));
+      left.abort(new Error("left"));
+      await Promise.all([long, unwanted, short]);
+      expect(order).toEqual(["left", "short", "long"]);
     });
   });
 });

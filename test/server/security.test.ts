@@ -101,7 +101,12 @@ describe("budgets", () => {
     const path = join(folder(), "keys");
     writeFileSync(path, `${line}\n`);
     const usageFolder = folder();
-    const first = await start({ keys: readKeys(path), usageFolder, script: letters });
+    const seen = new Set<unknown>();
+    const script: typeof letters = (request, index, position) => {
+      seen.add(`${request.client} ${request.weight}`);
+      return letters(request, index, position);
+    };
+    const first = await start({ keys: readKeys(path), usageFolder, script });
     const ask = (one: Rig) =>
       one.post("/v1/completions", { model: "tiny", prompt: "abc", max_tokens: 9 }, { authorization: `Bearer ${key}` });
     expect((await ask(first)).status).toBe(200);
@@ -110,6 +115,8 @@ describe("budgets", () => {
     expect(refused.status).toBe(429);
     expect(Number(refused.headers.get("retry-after"))).toBeGreaterThan(0);
     expect(await refused.text()).toContain("budget_exceeded");
+    // Whose they are is known to the scheduler.
+    expect([...seen]).toEqual(["small 2"]);
     await first.server.close();
     expect((await ask(await start({ keys: readKeys(path), usageFolder }))).status).toBe(429);
   });

@@ -262,3 +262,73 @@ describe("other routes", () => {
     expect(info).toMatchObject({ model_id: "tiny", max_total_tokens: 256, router: "millrace" });
   });
 });
+
+describe("the envelopes of clouds", () => {
+  const messages = [{ role: "user", content: "Hi" }];
+
+  it("/invocations takes what each of TGI's routes takes", async () => {
+    const { post } = await start();
+    expect(await json(await post("/invocations", { inputs: "Hi" }))).toEqual([{ generated_text: "Hello world" }]);
+    const chat = await json(await post("/invocations", { messages, max_tokens: 20 }));
+    expect(chat).toMatchObject({ object: "chat.completion", choices: [{ message: { content: "Hello world" } }] });
+    const plain = await json(await post("/invocations", { prompt: "Hi", max_tokens: 20 }));
+    expect(plain).toMatchObject({ object: "text_completion", choices: [{ text: "Hello world" }] });
+    const streamed = await (await post("/invocations", { messages, stream: true })).text();
+    expect(streamed).toMatch(/chat\.completion\.chunk.*data: \[DONE\]/s);
+    for (const [body, named] of [
+      [{}, "inputs"],
+      [{ messages: [] }, "messages"],
+      [{ inputs: "Hi", speed: 1 }, "speed"],
+      [{ prompt: 5 }, "prompt"],
+    ] as const) {
+      const refused = await post("/invocations", body);
+      expect([refused.status, await json(refused)]).toEqual([
+        422,
+        { error: expect.stringContaining(named), error_type: "validation" },
+      ]);
+    }
+  });
+
+  it("/vertex answers all instances, in their order", async () => {
+    const { post } = await start({ script: letters, contextLength: 4096 });
+    const instance = (max_new_tokens: number) => ({ inputs: "Hi", parameters: { max_new_tokens, seed: 1 } });
+    const { predictions } = await json(
+      await post("/vertex", { instances: [instance(3), { messages, max_tokens: 5 }, instance(7)] }),
+    );
+    expect(predictions.map((text: string) => text.length)).toEqual([3, 5, 7]);
+    expect(predictions[2].startsWith(predictions[0])).toBe(true);
+    for (const [body, said] of [
+      [{ instances: [] }, "instances"],
+      [{ instances: [instance(3), { inputs: 5 }] }, "Instance 1"],
+      [{ instances: [instance(3), {}] }, "inputs"],
+    ] as const) {
+      const refused = await post("/vertex", body);
+      expect([refused.status, (await json(refused)).error]).toEqual([422, expect.stringContaining(said)]);
+    }
+  });
+});
+
+it("TGI's spellings in a chat mean what they do there", async () => {
+  const { post } = await start();
+  const messages = [{ role: "user", content: "Hi" }];
+  // No model: the only one.
+  expect((await post("/v1/chat/completions", { messages })).status).toBe(200);
+  expect((await post("/v1/completions", { prompt: "Hi" })).status).toBe(200);
+  const seen: unknown[] = [];
+  const one = await start({
+    script: (request, _index, position) => {
+      seen.push(request.grammar?.text);
+      return ids("{}")[position] ?? eos;
+    },
+  });
+  for (const response_format of [
+    { type: "json_object", value: { type: "object", properties: { a: { type: "integer" } } } },
+    { type: "json_schema", value: { name: "x", schema: { type: "object", properties: { a: { type: "integer" } } } } },
+    { type: "regex", value: "[0-9]{3}" },
+  ]) {
+    seen.length = 0;
+    const answer = await one.post("/v1/chat/completions", { messages, response_format });
+    expect(answer.status, JSON.stringify(response_format)).toBe(200);
+    expect(seen[0]).toMatch(response_format.type === "regex" ? /0-9/ : /\\"a\\"/);
+  }
+});

@@ -19,6 +19,9 @@ export const codes = [
   "attentionJoin",
   "logits",
   "lora",
+  "route",
+  "moe",
+  "moeSum",
 ] as const;
 
 export type CodeName = (typeof codes)[number];
@@ -77,7 +80,7 @@ export function areasOf(instruction: Instruction): Area[] {
 
 /** Token operations run side by side in one region; the others have a stage of their own. */
 export const isWide = (instruction: Instruction): boolean =>
-  instruction.code === "linear" || instruction.code === "attention" || instruction.code === "logits";
+  ["linear", "attention", "logits", "moe"].includes(instruction.code);
 
 /** [code, rows, count, numbers…] */
 export function encode(instruction: Instruction, out: number[]): void {

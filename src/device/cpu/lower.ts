@@ -148,6 +148,18 @@ const handlers: Readonly<Record<string, Handler>> = {
       colStart,
     ]);
   },
+  route(node) {
+    const { logits, bias } = node.inputs;
+    const from = this.input(logits);
+    const [experts, weights] = [this.output(node.outputs.experts), this.output(node.outputs.weights)];
+    const p = node.params as { topK: number; score: string; normalize: boolean; scale: number };
+    const how = [p.score === "softmax" ? 1 : 0, p.normalize ? 1 : 0, p.scale];
+    const biasAt = bias ? this.weights.vector(bias) : -1;
+    this.emit("route", onRows(logits), [from, from.stride, from.stride, p.topK, biasAt, experts, weights, ...how]);
+  },
+  moe(node) {
+    this.moe(node, activationCode(node));
+  },
   // What follows the logits is the native tail's own.
   sample() {},
 };

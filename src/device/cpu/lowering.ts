@@ -220,6 +220,36 @@ export class Lowering {
     this.instructions.push({ code: "attentionJoin", rows: false, args: [], touches: [partial, y] });
   }
 
+  /** Room is for every token's experts; inputs are rounded as `exact` products want them. */
+  moe(node: Node, activation: number): void {
+    const { x, experts, weights, gate, up, down } = node.inputs;
+    const count = node.params.numExperts as number;
+    const rows = onRows(x);
+    const from = this.input(x);
+    const [used, cols, hidden] = [experts.shape[1] as number, x.shape[1] as number, down.shape[1] as number];
+    const most = used * (rows ? this.limits.maxRows : this.limits.maxTokens);
+    const matrices = [gate, up, down].map((weight) => this.weights.experts(weight, count));
+    const kindOf = (piece: PackedPiece) => this.native.act(storageCode(piece.piece.type), true);
+    const input = (kind: number, width: number): Argument[] => [
+      kind,
+      { bytes: this.native.actBytes(kind, most, width), stride: 0, offset: 0 },
+    ];
+    const kinds = [...new Set([...matrices[0], ...matrices[1]].map(kindOf))];
+    const middle: Area = { bytes: 4 * most * 2 * hidden, stride: 2 * hidden, offset: 0 };
+    const out: Area = { bytes: 4 * most * cols, stride: cols, offset: 0 };
+    const [chosen, shares] = [this.input(experts), this.input(weights)];
+    this.emit("moe", rows, [
+      ...[from, from.stride, chosen, shares, used, cols, hidden, activation, middle, out],
+      ...input(kindOf(matrices[2][0]), hidden),
+      kinds.length,
+      ...kinds.flatMap((kind) => input(kind, cols)),
+      count,
+      ...matrices[0].flatMap((piece, e) => [piece.index, matrices[1][e].index, matrices[2][e].index]),
+    ]);
+    const y = this.output(node.outputs.y);
+    this.instructions.push({ code: "moeSum", rows, args: [y, y.stride], touches: [out, shares] });
+  }
+
   logits(node: Node): void {
     const { x, weight, bias } = node.inputs;
     const from = this.input(x);

@@ -132,7 +132,11 @@ const variants = [
   { isa: "amx", bit: 4 },
   { isa: "avx512vnni", bit: 2 },
   { isa: "avx2", bit: 1 },
+  { isa: "neon-i8mm", bit: 32 },
+  { isa: "neon-dotprod", bit: 16 },
+  { isa: "neon", bit: 8 },
 ];
+const machines = ["linux x64", "linux arm64", "darwin arm64"];
 
 const buildDir = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "..", "build", "native");
 
@@ -140,8 +144,8 @@ let loaded: Native | undefined;
 
 /** Why there is no CPU device here, or undefined where there is one. */
 export function whyNoNative(): string | undefined {
-  if (process.platform !== "linux" || process.arch !== "x64")
-    return `the CPU kernels are for Linux on x86-64, not ${process.platform} on ${process.arch}`;
+  const machine = `${process.platform} ${process.arch}`;
+  if (!machines.includes(machine)) return `the CPU kernels are for ${machines.join(", ")}, not ${machine}`;
   if (!existsSync(join(buildDir, "manifest.json")))
     return "the CPU kernels are not built: run node scripts/build-native.mjs (it needs a C++ compiler)";
   return undefined;

@@ -314,7 +314,8 @@ export class CpuProgram implements Program {
       const count = place.rows ? this.lastSizes.rows : this.lastSizes.tokens;
       const data = new Float32Array(count * place.width);
       native.readWorkspace(this.handle, place.area.offset, data, data.length);
-      return { shape: [count, place.width], data };
+      // A number in the workspace takes four bytes, of whichever kind.
+      return { shape: [count, place.width], data: found.dtype === "i32" ? new Int32Array(data.buffer) : data };
     });
   }
 

@@ -34,9 +34,30 @@ export class PlannedWeights {
 
   /** The tensor's pieces as packed matrices, in the order of its rows. Asking twice gives the same. */
   matrix(tensor: Tensor): readonly PackedPiece[] {
+    return this.matrices.get(tensor.name) ?? this.place(tensor, recipe(tensor));
+  }
+
+  /** One matrix an expert, of the weights of `count` experts stacked along rows. */
+  experts(tensor: Tensor, count: number): readonly PackedPiece[] {
     const known = this.matrices.get(tensor.name);
     if (known) return known;
-    const pieces = recipe(tensor).map((piece) => {
+    const rows = (tensor.shape[0] as number) / count;
+    const parts = recipe(tensor).flatMap((piece) => {
+      const top = piece.rows?.start ?? 0;
+      const whole = cutSize(piece).rows / rows;
+      if (!Number.isInteger(whole)) {
+        throw new UserError(`the cpu device cannot take ${tensor.name}: an expert's rows are not in one tensor`);
+      }
+      return Array.from({ length: whole }, (_, i) => ({
+        ...piece,
+        rows: { start: top + i * rows, end: top + (i + 1) * rows },
+      }));
+    });
+    return this.place(tensor, parts);
+  }
+
+  private place(tensor: Tensor, parts: readonly WeightPiece[]): readonly PackedPiece[] {
+    const pieces = parts.map((piece) => {
       const { rows, cols } = cutSize(piece);
       if (!this.native.supports(storageCode(piece.type), cols)) {
         throw new UserError(

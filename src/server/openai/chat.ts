@@ -83,9 +83,15 @@ function format({ response_format, structured_outputs }: ChatRequest): OutputFor
       param: "structured_outputs",
     });
   }
+  if ("value" in response_format) return tgiFormat(response_format);
   if (response_format.type === "json_object") return { kind: "json" };
   const { schema, strict } = response_format.json_schema;
   return { kind: "schema", schema: schema ?? { type: "object" }, strict: strict ?? undefined };
+}
+
+function tgiFormat(format: Extract<ChatRequest["response_format"], { value: unknown }>): OutputFormat {
+  if (format.type === "regex") return { kind: "regex", pattern: format.value };
+  return { kind: "schema", schema: format.type === "json_schema" ? format.value.schema : format.value };
 }
 
 function structuredOutput({

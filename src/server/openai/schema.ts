@@ -27,7 +27,8 @@ const tokenId = Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 });
 
 /** Fields of both routes: sampling, stopping, streaming, and labels that change nothing. */
 const shared = {
-  model: Type.String({ description: "the id of a model (GET /v1/models lists them)" }),
+  // Left out: the only one there is, as vLLM and TGI have it.
+  model: Type.Optional(Type.String({ description: "the id of a model (GET /v1/models lists them)" })),
   temperature: number(0, 2),
   top_p: number(0, 1),
   top_k: Type.Optional(
@@ -170,6 +171,13 @@ const ResponseFormat = Type.Union(
           noExtra,
         ),
       },
+      noExtra,
+    ),
+    // As TGI's clients spell them.
+    Type.Object({ type: Type.Union([Type.Literal("json"), Type.Literal("json_object")]), value: anObject }, noExtra),
+    Type.Object({ type: Type.Literal("regex"), value: Type.String() }, noExtra),
+    Type.Object(
+      { type: Type.Literal("json_schema"), value: Type.Object({ name: text(), schema: anObject }, noExtra) },
       noExtra,
     ),
   ],
