@@ -273,8 +273,9 @@ export class Spill {
         this.arrivals.push({ pages, done });
         this.options.wake();
       });
+      const now = this.options.now();
+      if (isWhole || now >= end) this.measured(tier, segment, now - before);
       if (!isWhole) return; // what follows a gap is of no use
-      this.measured(tier, segment, this.options.now() - before);
     }
   }
 

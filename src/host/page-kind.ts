@@ -12,7 +12,7 @@ export interface PageCacheSpec {
   readonly folder: string;
   /** What the model is called in reports; by default its file's own name. */
   readonly name?: string;
-  /** Most bytes of this process's memory; by default a sixteenth of what is free, at most 2 GiB. */
+  /** Most bytes of this process's memory; by default a sixteenth of what is free, at most 512 MiB. */
   readonly memoryBytes?: number;
   /** Most bytes of the disk, for all models together; 0: none. By default a tenth of what is free, at most 32 GiB. */
   readonly diskBytes?: number;
@@ -20,7 +20,7 @@ export interface PageCacheSpec {
 
 /** Of the memory that is left beside the model, what its pages may take where nobody says; and the most. */
 const usualShare = 1 / 16;
-const mostUsual = 2 * 2 ** 30;
+const mostUsual = 512 * 2 ** 20;
 
 interface Planned {
   readonly checkpoint: Checkpoint;

@@ -15,6 +15,8 @@ import { clientName } from "./responses.js";
 
 const endpoints = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"] as const;
 const mostLines = 50_000;
+/** Of one key, that have not ended. */
+const mostOpen = 100;
 /** Before the model is loaded nobody knows how many of its answers are made at once. */
 const unknownWidth = 4;
 
@@ -66,6 +68,7 @@ export function batchRoutes(app: FastifyInstance, { models }: Serving, around: B
   const readerOf = (file: string) => store.open().find(({ batch }) => batch.input_file_id === file);
   records.regularly(() => {
     runner.tend();
+    store.forget();
     files.tidy((id) => readerOf(id) !== undefined);
   });
   app.addHook("onClose", () => runner.settled());
@@ -83,6 +86,13 @@ export function batchRoutes(app: FastifyInstance, { models }: Serving, around: B
     const body = request.body as Static<typeof BatchBody>;
     const client = clientName(request);
     files.find(client, body.input_file_id);
+    if (store.open().filter((row) => row.client === client).length >= mostOpen) {
+      throw new UserError(`There are ${mostOpen} batches that have not ended; cancel some, or wait.`, {
+        status: 429,
+        code: "too_many_batches",
+        retryAfter: 60,
+      });
+    }
     const { input_file_id, endpoint, completion_window } = body;
     const asked = { input_file_id, endpoint, completion_window, metadata: body.metadata ?? null };
     const batch = newBatch(asked, secondsOf(completion_window));

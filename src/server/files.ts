@@ -21,6 +21,7 @@ export interface FileLimits {
 export const fileLimits: FileLimits = { fileBytes: 200 << 20, clientBytes: 20 * 2 ** 30 };
 
 const dayMs = 24 * 3600 * 1000;
+const sweepMs = 3600 * 1000;
 const longestExpiry = 30 * 24 * 3600;
 
 export interface FileRow {
@@ -43,6 +44,7 @@ const now = () => Math.floor(Date.now() / 1000);
 
 export class FileStore {
   private readonly folder: string;
+  private sweptAt = 0;
 
   constructor(private readonly records: Records) {
     this.folder = join(records.folder, "files");
@@ -126,6 +128,8 @@ export class FileStore {
     for (const { id } of database.all<FileRow>("SELECT id FROM files WHERE expires <= ?", now())) {
       if (!isRead(id)) this.delete(id);
     }
+    if (Date.now() - this.sweptAt < sweepMs) return;
+    this.sweptAt = Date.now();
     for (const name of filesIn(this.folder)) {
       const path = join(this.folder, name);
       const age = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now());

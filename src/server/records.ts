@@ -52,7 +52,7 @@ export class Records {
     }
   }
 
-  /** The servers that have ended, and are now forgotten: whose work nobody does. */
+  /** false: it has ended, and nobody does its work. */
   isAlive(id: string): boolean {
     const row = this.database.get<Server>("SELECT * FROM servers WHERE id = ?", id);
     return row !== undefined && lives(row);

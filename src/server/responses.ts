@@ -56,6 +56,7 @@ export function responseRoutes(app: FastifyInstance, serving: Serving, records: 
 
   function beginInBackground(request: FastifyRequest, body: ResponsesRequest, logprobs: boolean): LiveResponse {
     const id = serving.models.find(body.model).id;
+    lives.checkRoom();
     // By the time that there are tokens to spell, the model is loaded.
     const session = () => serving.models.loaded.find(({ model }) => model.id === id)!.served.session;
     const live = new LiveResponse(

@@ -55,7 +55,7 @@ export class TestStore implements PageStore {
     this.pages.set(key, bytes.slice());
   }
 
-  async get(keys: readonly string[]) {
+  async get(keys: readonly string[], _patienceMs?: number) {
     this.asked.push(keys);
     await this.gate;
     if (!this.keeps) for (const key of keys) this.pages.delete(key);

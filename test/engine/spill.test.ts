@@ -119,6 +119,31 @@ describe("pages below the device", () => {
     expect(world.engine.stats().tiers!.skipped).toBeGreaterThan(0);
   });
 
+  test("a store that does not answer in time is not waited for again at once", async () => {
+    const store = new TestStore();
+    const filling = new World({ store });
+    for (const id of ["1", "2"]) {
+      filling.submit(request(id, ids(101, Number(id))));
+      await filling.finish();
+    }
+    await filling.engine.flush();
+    const world = new World({ store, stepTokens: 16 });
+    store.get = async (keys, patienceMs = 0) => {
+      store.asked.push(keys);
+      world.clock += patienceMs;
+      return keys.map(() => undefined);
+    };
+    for (const id of ["1", "2"]) {
+      world.submit(request(id, ids(101, Number(id))));
+      await world.finish();
+      expect(world.of(id).starts[0].cachedTokens).toBe(0);
+      expect(world.tokens(id)).toEqual(filling.tokens(id));
+      // The second prompt is not asked for: what the first one cost is known.
+      expect(new Set(store.asked.flat().map((key) => key.slice(1))).size).toBeLessThan(32);
+    }
+    expect(world.engine.stats().tiers!.skipped).toBeGreaterThan(0);
+  });
+
   test("an aborted request's fetch harms nobody", async () => {
     const store = new TestStore();
     await alone("a", store);

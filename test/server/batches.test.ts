@@ -254,6 +254,22 @@ describe("batches", () => {
     expect((await bob.files.list()).data).toEqual([]);
   });
 
+  it("are worked on by one of several servers of the home, and answered by each", async () => {
+    const recordsFolder = folder();
+    const one = await start({ recordsFolder });
+    const two = await start({ recordsFolder });
+    const asked: string[] = [];
+    const script: Script = ({ id }, _index, position) => {
+      if (position === 0) asked.push(id);
+      return [...ids("ok"), eos][position] ?? eos;
+    };
+    for (const { engine } of [one, two]) engine.script = script;
+    const lines = Array.from({ length: 10 }, (_, index) => ask(`line-${index}`));
+    const begun = await Promise.all([batchOf(one.client, lines), batchOf(two.client, lines)]);
+    for (const { id } of begun) expect((await ended(two.client, id)).request_counts!.completed).toBe(10);
+    expect(asked).toHaveLength(20);
+  });
+
   it("go on where a server that ended in order left them", async () => {
     const recordsFolder = folder();
     const first = await start({ recordsFolder, drainMs: 5000 });

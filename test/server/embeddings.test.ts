@@ -1,8 +1,10 @@
 // Embeddings over HTTP: OpenAI's and Ollama's clients on a tiny encoder in a process of its own.
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Ollama } from "ollama";
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type * as ServeModule from "../../src/server/serve.js";
 
@@ -12,16 +14,20 @@ const { cases } = JSON.parse(readFileSync(`${golden}encoders/bert/golden.json`, 
   cases: { ids: number[]; cls: number[] }[];
 };
 
+const recordsFolder = mkdtempSync(join(tmpdir(), "millrace-embeddings-"));
 let server: ServeModule.ModelServer;
 let client: OpenAI;
 let ollama: Ollama;
 beforeAll(async () => {
   const models = [{ model: `${golden}encoders/bert` }, { model: `${golden}tiny/llama-mha` }];
-  server = await serve({ models, port: 0, threads: 2 });
+  server = await serve({ models, port: 0, threads: 2, recordsFolder });
   client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
   ollama = new Ollama({ host: server.url });
 });
-afterAll(() => server?.close());
+afterAll(async () => {
+  await server?.close();
+  rmSync(recordsFolder, { recursive: true, force: true });
+});
 
 const model = "bert";
 const length = (vector: readonly number[]) => Math.hypot(...vector);
@@ -38,6 +44,20 @@ describe("/v1/embeddings", () => {
       const worst = Math.max(...embedding.map((value, at) => Math.abs(value - truth[at] / length(truth))));
       expect(worst).toBeLessThan(1e-4);
     }
+  });
+
+  it("gives the same in a batch", async () => {
+    const input = cases[0].ids;
+    const endpoint = "/v1/embeddings";
+    const line = JSON.stringify({ custom_id: "a", method: "POST", url: endpoint, body: { model, input } });
+    const file = await client.files.create({ file: await toFile(Buffer.from(line), "a.jsonl"), purpose: "batch" });
+    const begun = await client.batches.create({ input_file_id: file.id, endpoint, completion_window: "24h" });
+    let batch = begun;
+    while (batch.status !== "completed") batch = await client.batches.retrieve(begun.id);
+    const { response } = JSON.parse(await (await client.files.content(batch.output_file_id!)).text());
+    const alone = await client.embeddings.create({ model, input, encoding_format: "float" });
+    expect(response.body.data).toEqual(alone.data);
+    expect(batch.usage!.input_tokens).toBe(input.length);
   });
 
   it("gives the same as base64, and fewer dimensions of length 1 again", async () => {

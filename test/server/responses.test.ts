@@ -1,10 +1,12 @@
 // OpenAI's responses over a real socket with OpenAI's own client, on a scripted engine, and the database behind them.
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import type OpenAI from "openai";
 import { afterEach, describe, expect, it } from "vitest";
 import type { GenerateRequest } from "../../src/engine/types.js";
+import { Database } from "../../src/server/database.js";
 import { digestOf } from "../../src/server/keys.js";
 import { eos, ids, letters, type Script } from "../session/fakes.js";
 import { type Rig, type RigOptions, rig, until } from "./support.js";
@@ -354,5 +356,34 @@ describe("background responses", () => {
     await first.server.close();
     const second = await start({ recordsFolder });
     expect(await second.client.responses.retrieve(id)).toMatchObject({ status: "failed" });
+  });
+
+  it("have failed where their server was killed, and are seen and ended from other servers of the home", async () => {
+    const recordsFolder = folder();
+    const one = await start({ recordsFolder, script: letters });
+    one.engine.pace = 5;
+    const { id } = await one.client.responses.create({ model, input: "Hi", background: true });
+    const two = await start({ recordsFolder });
+    expect(["queued", "in_progress"]).toContain((await two.client.responses.retrieve(id)).status);
+    // As a killed server leaves it: its process is no more.
+    const database = Database.open(join(recordsFolder, "server.db"));
+    const { pid } = spawnSync(process.execPath, ["--version"]);
+    database.run("INSERT INTO servers VALUES ('dead', ?, ?, ?)", hostname(), pid, Date.now());
+    const { body } = database.get<{ body: string }>("SELECT body FROM responses")!;
+    const left = body.replaceAll(id, "resp_left");
+    database.run(
+      "INSERT INTO responses (id, client, created, server, input, body) VALUES ('resp_left', '', ?, 'dead', '[]', ?)",
+      Math.floor(Date.now() / 1000),
+      left,
+    );
+    database.close();
+    const three = await start({ recordsFolder });
+    expect(await three.client.responses.retrieve("resp_left")).toMatchObject({
+      status: "failed",
+      error: { code: "server_error" },
+    });
+    expect((await two.client.responses.cancel(id)).status).toBe("cancelled");
+    await until(() => one.engine.aborts.length > 0, 20_000);
+    expect((await one.client.responses.retrieve(id)).status).toBe("cancelled");
   });
 });

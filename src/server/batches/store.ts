@@ -70,6 +70,8 @@ export interface Results {
   readonly expires: number;
 }
 
+const keptSeconds = 90 * 24 * 3600;
+
 export const now = (): number => Math.floor(Date.now() / 1000);
 
 export function newBatch(
@@ -145,6 +147,11 @@ export class BatchStore {
         ...[client, after ?? null, after ?? null, limit + 1],
       )
       .map((row) => read(row).batch);
+  }
+
+  /** Those that are long over. */
+  forget(): void {
+    this.records.database.run("DELETE FROM batches WHERE open = 0 AND created < ?", now() - keptSeconds);
   }
 
   /** Those that have not ended, oldest first. */

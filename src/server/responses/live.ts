@@ -1,9 +1,12 @@
 // Owns: background responses that this server works on: their events, for whoever follows them, and their end. Events are kept
 // for a while after it; the response itself is in the database.
+import { UserError } from "../../base/errors.js";
 import { cancelled } from "../inner.js";
 import type { ResponseBuilder, ResponseEvent } from "./build.js";
 
 const keptMs = 5 * 60_000;
+/** That have not ended. */
+const mostOpen = 1000;
 
 export class LiveResponse {
   readonly events: ResponseEvent[] = [];
@@ -55,6 +58,16 @@ export class LiveResponses {
   find(client: string, id: string): LiveResponse | undefined {
     const live = this.all.get(id);
     return live?.client === client ? live : undefined;
+  }
+
+  /** Throws UserError where there are too many already. */
+  checkRoom(): void {
+    if (this.work.size < mostOpen) return;
+    throw new UserError(`This server works on ${mostOpen} background responses already.`, {
+      status: 429,
+      code: "too_many_background_responses",
+      retryAfter: 30,
+    });
   }
 
   /** @param work settles when the response has ended */
