@@ -28,7 +28,7 @@ afterAll(() => model.close());
 
 describe("answers of a real model", () => {
   it.each((answerKinds as Kind[]).map((kind) => [kind.name, kind] as const))("%s", async (_, kind) => {
-    const seeds = Array.from({ length: 5 }, (_, i) => i);
+    const seeds = Array.from({ length: 12 }, (_, i) => i);
     const results = await Promise.all(
       seeds.map((seed) => {
         const options = { ...kind.options, temperature: 0.9, maxTokens: 120, seed };
