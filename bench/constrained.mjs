@@ -1,7 +1,7 @@
 // Owns: constrained output measured: many tool calls and schema answers, drawn hot so that a model left alone would fail, each
 // checked by another validator; and what constraining costs in throughput. Prints one JSON object.
 //
-//   node bench/constrained.mjs --model MODEL [--answers 10000] [--parallel 16] [--max-tokens 400] [--seed 1]
+//   node bench/constrained.mjs --model MODEL [--answers 10000] [--seconds S] [--parallel 16] [--max-tokens 400] [--seed 1]
 //   node bench/constrained.mjs --model MODEL --cost [--rounds 5]
 import { cpus, loadavg } from "node:os";
 import { parseArgs } from "node:util";
@@ -13,6 +13,7 @@ const { values: flags } = parseArgs({
   options: {
     model: { type: "string" },
     answers: { type: "string", default: "10000" },
+    seconds: { type: "string", default: "Infinity" },
     parallel: { type: "string", default: "16" },
     "max-tokens": { type: "string", default: "400" },
     seed: { type: "string", default: "1" },
@@ -28,12 +29,13 @@ const parallel = Number(flags.parallel);
 const ajv = new Ajv2020({ strict: false, validateFormats: false });
 const model = await open(flags.model, { maxSequences: parallel });
 
-/** Runs `parallel` of them at once until all are done. */
+/** Runs `parallel` of them at once until all are done, or until the time is up: what has begun is finished. */
 async function all(count, one) {
+  const end = performance.now() + Number(flags.seconds) * 1000;
   let next = 0;
   await Promise.all(
     Array.from({ length: parallel }, async () => {
-      while (next < count) await one(next++);
+      while (next < count && performance.now() < end) await one(next++);
     }),
   );
 }

@@ -1,4 +1,4 @@
-// Time to the first token of a prompt that is computed, found in the device's cache, fetched from memory and, after a
+// Owns: the time to the first token of a prompt that is computed, found in the device's cache, fetched from memory and, after a
 // restart, from disk (the system may still have the files in memory); and what keeping pages costs those who run: eight
 // different requests of 256 + 64 tokens at once, with and without. In turns; medians and every run.
 //

@@ -19,6 +19,7 @@ export const variables = {
   OLLAMA_MAX_QUEUE: { meaning: "requests that may wait, as --max-waiting" },
   OLLAMA_NUM_PARALLEL: { meaning: "answers that are generated at once, as --max-sequences" },
   OLLAMA_CONTEXT_LENGTH: { meaning: "tokens of context, as --ctx" },
+  OLLAMA_ORIGINS: { meaning: "web pages that may call the server, with commas between, as --cors-origin" },
   OLLAMA_KV_CACHE_TYPE: { meaning: "number format of the key/value cache, as --kv-dtype" },
   DEBUG: { meaning: "1 to 5: stack traces, then ever more detail in the log" },
   MILLRACE_DUMP: { meaning: "1: programs keep every activation, so that dump() works (costs memory and time)" },

@@ -88,6 +88,13 @@ function kvType(text: string): DeviceFlags["kvDtype"] {
   throw new InvalidArgumentError(`It must be one of ${Object.keys(kvTypes).join(", ")}.`);
 }
 
+function origins(text: string): string[] {
+  const all = text.split(",").map((one) => one.trim());
+  const wrong = all.find((one) => one !== "*" && (one.includes("*") || !URL.canParse(one)));
+  if (wrong === undefined) return all;
+  throw new InvalidArgumentError(`${JSON.stringify(wrong)} is no origin: give https://app.example, or "*" alone.`);
+}
+
 /** What flags leave open. */
 function fromOllama(): Partial<ServeFlags> {
   const address = variable("OLLAMA_HOST", env("OLLAMA_HOST"), parseAddress);
@@ -98,6 +105,7 @@ function fromOllama(): Partial<ServeFlags> {
     maxWaiting: variable("OLLAMA_MAX_QUEUE", env("OLLAMA_MAX_QUEUE"), wholeNumber(0)),
     maxSequences: variable("OLLAMA_NUM_PARALLEL", env("OLLAMA_NUM_PARALLEL"), wholeNumber(0, 4096)) || undefined,
     ctx: variable("OLLAMA_CONTEXT_LENGTH", env("OLLAMA_CONTEXT_LENGTH"), wholeNumber(0)) || undefined,
+    corsOrigin: variable("OLLAMA_ORIGINS", env("OLLAMA_ORIGINS"), origins),
     kvDtype: variable("OLLAMA_KV_CACHE_TYPE", env("OLLAMA_KV_CACHE_TYPE"), kvType),
   };
 }
@@ -264,8 +272,8 @@ Examples:
   curl http://127.0.0.1:11434/v1/chat/completions -H 'content-type: application/json' \\
        -d '{"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}]}'
 
-OLLAMA_HOST, OLLAMA_KEEP_ALIVE, OLLAMA_MAX_LOADED_MODELS, OLLAMA_MAX_QUEUE, OLLAMA_NUM_PARALLEL, OLLAMA_CONTEXT_LENGTH
-and OLLAMA_KV_CACHE_TYPE count where a flag is not given.`,
+OLLAMA_HOST, OLLAMA_KEEP_ALIVE, OLLAMA_MAX_LOADED_MODELS, OLLAMA_MAX_QUEUE, OLLAMA_NUM_PARALLEL, OLLAMA_CONTEXT_LENGTH,
+OLLAMA_ORIGINS and OLLAMA_KV_CACHE_TYPE count where a flag is not given.`,
     )
     .action(serveModels);
 }

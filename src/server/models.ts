@@ -149,6 +149,8 @@ export class ServedModels<M extends Servable = Servable> {
   private readonly leaving = new Set<Resident<M>>();
   private turns: Promise<unknown> = Promise.resolve();
   private queued = 0;
+  /** What the latest load took. */
+  private loadSeconds = 5;
   private uses = 0;
   private readonly closing = new AbortController();
   private readonly now: () => number;
@@ -265,6 +267,7 @@ export class ServedModels<M extends Servable = Servable> {
     const { signal } = this.closing;
     const { threads, maxLoaded } = this.settings;
     const { model } = resident;
+    const from = performance.now();
     try {
       // What is going anyway is not in the way of a longer context.
       await Promise.all([...this.leaving].filter(({ leases }) => leases === 0).map(({ gone }) => gone));
@@ -284,6 +287,7 @@ export class ServedModels<M extends Servable = Servable> {
       if (this.residents.get(model.id) === resident) this.residents.delete(model.id);
       throw error;
     }
+    this.loadSeconds = Math.max(1, Math.ceil((performance.now() - from) / 1000));
     this.settle(resident);
     return resident.loaded;
   }
@@ -378,7 +382,7 @@ export class ServedModels<M extends Servable = Servable> {
         {
           status: 503,
           code: "queue_full",
-          retryAfter: 5,
+          retryAfter: this.loadSeconds,
         },
       );
     }

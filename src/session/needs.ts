@@ -1,5 +1,6 @@
 // Owns: what a session asks of the parts below it. EngineClient is a Generator; text/ gives a TextModel.
 import type { EngineStats, GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
+import type { TemplateOverride } from "../text/text.js";
 import type { ChatMessage, Tool } from "./types.js";
 
 export interface Generator {
@@ -20,6 +21,8 @@ export interface Generator {
 export interface TextModel {
   readonly tokenizer: TextTokenizer;
   readonly template?: TextTemplate;
+  /** The same with another template; throws FormatError for one that cannot be read. */
+  withTemplate?(template: TemplateOverride): TextModel;
 }
 
 export interface TextTokenizer {
@@ -52,4 +55,6 @@ export interface TextTemplate {
       addGenerationPrompt: boolean;
     },
   ): Int32Array;
+  /** The prompt for a text between two others; undefined: the template has no place for the suffix. */
+  encodeInfill?(prompt: string, suffix: string): Int32Array | undefined;
 }

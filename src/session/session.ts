@@ -45,6 +45,17 @@ export class Session {
     return new Session(this.engine, this.text, this.endIds, name);
   }
 
+  /** The same model under another chat template, in Go's language. Throws UserError for one that cannot be read. */
+  withTemplate(source: string): Session {
+    const { withTemplate } = this.needText("template", useIds);
+    try {
+      const text = withTemplate?.({ kind: "go", text: source }) ?? this.text;
+      return new Session(this.engine, text, this.endIds, this.adapter);
+    } catch (error) {
+      throw new UserError(`The template cannot be used: ${(error as Error).message}`, { param: "template" });
+    }
+  }
+
   get limits(): ModelLimits {
     return this.engine.limits;
   }
@@ -176,7 +187,9 @@ export class Session {
       job.promptIds ??
       (job.messages
         ? this.renderChat(job, job.messages, text!, answer!)
-        : this.encodePrompt(job.prompt!, job.parseSpecial));
+        : job.suffix
+          ? this.encodeInfill(job.prompt!, job.suffix)
+          : this.encodePrompt(job.prompt!, job.parseSpecial));
     if (ids.length === 0) {
       throw new UserError("The prompt is empty, and this model has no token to begin from; give at least one token.", {
         code: "empty_prompt",
@@ -190,6 +203,15 @@ export class Session {
   private encodePrompt(prompt: string, special = false): Int32Array {
     const { tokenizer } = this.needText("prompt", "Give the prompt as token ids (prompt: [1, 2, 3]).");
     return tokenizer.encode(prompt, { bos: true, special });
+  }
+
+  private encodeInfill(prompt: string, suffix: string): Int32Array {
+    const ids = this.needText("suffix", useIds).template?.encodeInfill?.(prompt, suffix);
+    if (ids !== undefined) return ids;
+    throw new UserError("This model does not support insert: its template has no place for a suffix.", {
+      code: "unsupported_field",
+      param: "suffix",
+    });
   }
 
   private renderChat(
@@ -230,7 +252,7 @@ export class Session {
     const { contextLength } = this.limits;
     const length = job.messages
       ? job.messages.reduce((sum, { content }) => sum + textLength(content), 0)
-      : (job.prompt?.length ?? 0);
+      : (job.prompt?.length ?? 0) + (job.suffix?.length ?? 0);
     if (length <= contextLength * commonTokenLength) return;
     const atLeast = Math.ceil(length / this.longestToken());
     if (atLeast > contextLength)

@@ -4,7 +4,7 @@ import { log } from "../base/log.js";
 import type { CheckpointMeta } from "../formats/checkpoint.js";
 import { type ChatTemplate, encodeChat, type TemplateMessage } from "../text/chat.js";
 import { Detokenizer } from "../text/detokenizer.js";
-import { createTextModel, type TemplateOverride } from "../text/text.js";
+import { createTemplate, createTextModel, type TemplateOverride } from "../text/text.js";
 import type { Tokenizer } from "../text/tokenizer.js";
 import type { TextModel, TextStream, TextTemplate, TextTokenizer } from "./needs.js";
 import type { ChatMessage, Tool } from "./types.js";
@@ -14,7 +14,13 @@ export function loadText(meta: CheckpointMeta, override?: TemplateOverride): Tex
   const { tokenizer, template } = createTextModel(meta, override);
   if (tokenizer === undefined) return undefined;
   for (const warning of tokenizer.warnings) log.warn(warning);
-  return { tokenizer: textTokenizer(tokenizer), template: template && textTemplate(tokenizer, template) };
+  const shared = textTokenizer(tokenizer);
+  const withTemplate = (one: ChatTemplate | undefined): TextModel => ({
+    tokenizer: shared,
+    template: one && textTemplate(tokenizer, one),
+    withTemplate: (other) => withTemplate(createTemplate(meta, tokenizer, other)),
+  });
+  return withTemplate(template);
 }
 
 const noBytes = new Uint8Array(0);
@@ -50,6 +56,10 @@ function textTemplate(tokenizer: Tokenizer, template: ChatTemplate): TextTemplat
       });
       return encodeChat(tokenizer, rendered);
     },
+    encodeInfill(prompt, suffix) {
+      const rendered = template.renderInfill(prompt, suffix);
+      return rendered && encodeChat(tokenizer, rendered);
+    },
   };
 }
 
@@ -60,10 +70,12 @@ function templateTool({ name, description, parameters }: Tool): Readonly<Record<
 }
 
 /** In OpenAI's form, which is what templates are written for. */
-function templateMessage({ role, content, name, toolCalls, toolCallId }: ChatMessage): TemplateMessage {
+function templateMessage({ role, content, name, toolCalls, toolCallId, thinking }: ChatMessage): TemplateMessage {
   const message: Record<string, unknown> = { role, content };
   if (name !== undefined) message.name = name;
   if (toolCallId !== undefined) message.tool_call_id = toolCallId;
+  // Templates of different makers know it by different names.
+  if (thinking !== undefined) Object.assign(message, { reasoning_content: thinking, thinking });
   if (toolCalls !== undefined) {
     message.tool_calls = toolCalls.map((call) => ({
       id: call.id,

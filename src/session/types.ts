@@ -24,6 +24,8 @@ export interface ChatMessage {
   readonly name?: string;
   readonly toolCalls?: readonly ToolCall[];
   readonly toolCallId?: string;
+  /** The reasoning before an assistant's answer, for templates that show it to the model again. */
+  readonly thinking?: string;
 }
 
 export interface Tool {
@@ -38,7 +40,7 @@ export interface Tool {
 /** auto: the model decides; required: at least one call; name: a call of this tool. */
 export type ToolChoice = "auto" | "required" | "none" | { readonly name: string };
 
-export type Thinking = boolean | "low" | "medium" | "high";
+export type Thinking = boolean | "low" | "medium" | "high" | "max";
 
 /** Exactly one of messages, prompt and promptIds. */
 export interface ChatJob {
@@ -58,6 +60,8 @@ export interface ChatJob {
   readonly prompt?: string;
   /** Spellings of special tokens in `prompt` become those tokens; otherwise they stay text. False unless said. */
   readonly parseSpecial?: boolean;
+  /** What comes after the answer, which stands between it and `prompt`. */
+  readonly suffix?: string;
   readonly promptIds?: Int32Array;
   readonly n: number;
   readonly sampling: SamplingParams;

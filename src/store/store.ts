@@ -248,7 +248,7 @@ export class Store {
     } catch (error) {
       if (!(error instanceof UserError) || ![404, 502].includes(error.status)) throw error;
       // Most likely a name that was meant for something else.
-      throw new UserError(`${error.message} ${whatAModelIs()}`, {
+      throw new UserError(`${name.name} could not be pulled: ${error.message} ${whatAModelIs()}`, {
         status: error.status,
         code: error.code,
         cause: error,

@@ -7,6 +7,9 @@ export interface TemplateEngine {
   readonly source: string;
   /** Throws UserError or FormatError for what the template refuses or does wrong. */
   render(variables: Readonly<Record<string, unknown>>, now?: Date): string;
+  /** The prompt for a text between two others; only where takesSuffix. */
+  renderInfill?(prompt: string, suffix: string, now?: Date): string;
+  readonly takesSuffix?: boolean;
 }
 
 /** Throws FormatError, with the line where the language tells it, for what cannot be read. */

@@ -89,6 +89,19 @@ export class ChatTemplate {
     return this.spellings.separate(text, caller, run);
   }
 
+  /** The prompt for a text between prompt and suffix; undefined: the template has no place for what comes after. */
+  renderInfill(prompt: string, suffix: string, now?: Date): RenderedChat | undefined {
+    const template = this.fallback;
+    if (!template.takesSuffix) return undefined;
+    const caller = { prompt, suffix };
+    const run = (changed: unknown) => {
+      const { prompt: before, suffix: after } = changed as typeof caller;
+      return template.renderInfill!(before, after, now);
+    };
+    const text = run(caller);
+    return this.spellings.threatens(caller) ? this.spellings.separate(text, caller, run) : { text, literals: [] };
+  }
+
   private choose({ name, tools }: RenderOptions): TemplateEngine {
     if (name === undefined || name === "default") {
       return (name === undefined && tools !== undefined && this.named.get("tool_use")) || this.fallback;

@@ -17,12 +17,21 @@ export type TemplateOverride = Required<Pick<ChatTemplateSource, "kind">> & { re
 
 export function createTextModel(meta: CheckpointMeta, override?: TemplateOverride): TextModel {
   const tokenizer = createTokenizer(meta);
+  return { tokenizer, template: tokenizer && createTemplate(meta, tokenizer, override) };
+}
+
+/** Undefined: the checkpoint has none. Throws FormatError for a template that cannot be read. */
+export function createTemplate(
+  meta: CheckpointMeta,
+  tokenizer: Tokenizer,
+  override?: TemplateOverride,
+): ChatTemplate | undefined {
   const source = override === undefined ? ownTemplates(meta) : { template: override.text, kind: override.kind };
-  if (tokenizer === undefined || source === undefined) return { tokenizer };
+  if (source === undefined) return undefined;
   const own = meta.kind === "gguf" ? {} : tokenSpellings(meta.files);
   const specialTokens = { ...ownSpellings(tokenizer), ...own };
   const controlSpellings = tokenizer.controlSpellings;
-  return { tokenizer, template: new ChatTemplate({ ...source, specialTokens, controlSpellings }) };
+  return new ChatTemplate({ ...source, specialTokens, controlSpellings });
 }
 
 function ownTemplates(meta: CheckpointMeta): Templates | undefined {

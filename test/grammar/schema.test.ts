@@ -39,6 +39,8 @@ const schemas: [string, object][] = [
   ],
   ["lengths", { type: "string", minLength: 2, maxLength: 5 }],
   ["a long bound", { type: "string", maxLength: 3000 }],
+  ["lengths of several blocks", { type: "string", minLength: 70, maxLength: 101 }],
+  ["a long string at least", { type: "string", minLength: 65 }],
   ["a pattern", { type: "string", pattern: '^[A-Z]{2}-\\d+("|\\\\|\\n)?$' }],
   ["a pattern that may stand anywhere", { type: "string", pattern: "ab|c$" }],
   ["any character", { type: "string", pattern: "^.{1,3}\\s\\S\\w[^a-z]$" }],
@@ -138,6 +140,31 @@ describe("what a schema's grammar allows", () => {
       expect(valid(value), `${answer.text}: ${JSON.stringify(valid.errors)}`).toBe(true);
     }
     expect(complete).toBeGreaterThan(2);
+  });
+
+  it.each([
+    [0, 32],
+    [0, 33],
+    [0, 64],
+    [0, 97],
+    [31, 32],
+    [32, 65],
+    [33, 33],
+    [70, 101],
+    [65, 1000],
+  ])("counts the characters of a string of %i to %i", async (minLength, maxLength) => {
+    const grammar = formatGrammar({ kind: "schema", schema: { type: "string", minLength, maxLength } });
+    const matching = await w.engine.open(grammar);
+    const [quote, a] = [34, 97];
+    expect(matching.accept(quote)).toBe(true);
+    for (let length = 0; length <= maxLength; length++) {
+      const verdict = await matching.verdict(false);
+      if (verdict.kind === "end") throw new Error(`ends after ${length} characters`);
+      const may = (id: number) => ((verdict.mask[id >>> 5] >>> (id & 31)) & 1) === 1;
+      expect([length, may(quote), may(a)]).toEqual([length, length >= minLength, length < maxLength]);
+      if (length < maxLength) expect(matching.accept(a)).toBe(true);
+    }
+    matching.dispose();
   });
 
   it("is a JSON object where only that is asked", async () => {

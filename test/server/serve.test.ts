@@ -169,6 +169,6 @@ describe("starting", () => {
     const models = [{ model: tiny }];
     await expect(serve({ models, host: "0.0.0.0" })).rejects.toThrow(/--api-key/);
     await expect(serve({ models: [{ model: "./missing.gguf" }], port: 0 })).rejects.toThrow(/missing\.gguf/);
-    await expect(serve({ models: [...models, ...models], port: 0, threads: 1 })).rejects.toThrow(/same id/);
+    await expect(serve({ models: [...models, ...models], port: 0, threads: 1 })).rejects.toThrow(/name of two models/);
   });
 });

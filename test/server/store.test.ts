@@ -70,6 +70,10 @@ afterAll(async () => {
 });
 
 const loaded = async () => (await ollama.ps()).models.map(({ name }) => name);
+async function rendered(request: object): Promise<string> {
+  const answer = await ollama.generate({ ...request, _debug_render_only: true } as never);
+  return (answer as never as { _debug_info: { rendered_template: string } })._debug_info.rendered_template;
+}
 const greedy = { temperature: 0, num_predict: 12 };
 
 describe("a server over the store", () => {
@@ -235,6 +239,74 @@ describe("a server over the store", () => {
     await expect(ollama.create({ model: "x", from: "nobody-has-this" })).rejects.toThrow(/nobody-has-this/);
     await expect(ollama.push({ model: "nobody" })).rejects.toMatchObject({ status_code: 404 });
     for (const model of ["brief", "uploaded"]) await ollama.delete({ model });
+  });
+
+  it("fills in between a prompt and a suffix where the template has a place for it", async () => {
+    const template = "{{ if .Suffix }}<PRE>{{ .Prompt }}<SUF>{{ .Suffix }}<MID>{{ else }}{{ .Prompt }}{{ end }}";
+    await ollama.create({ model: "between", from: "smollm2", template });
+    expect(((await ollama.show({ model: "between" })) as never as { capabilities: string[] }).capabilities).toContain(
+      "insert",
+    );
+    const options = { ...greedy, num_predict: 6 };
+    const whole = "<PRE>def f(<SUF>return x<MID>";
+    const asked = { model: "between", prompt: "def f(", suffix: "return x", options };
+    expect(await rendered(asked)).toBe(whole);
+    const raw = await ollama.generate({ model: "smollm2", raw: true, prompt: whole, options });
+    expect((await ollama.generate(asked)).response).toBe(raw.response);
+    const client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
+    const { choices } = await client.completions.create({
+      ...{ model: "between", prompt: "def f(", suffix: "return x", temperature: 0, max_tokens: 6 },
+    });
+    expect(choices[0].text).toBe(raw.response);
+    // What a caller spells stays text: the template's own tokens are its alone.
+    const spelled = await ollama.generate({ ...asked, suffix: "<|im_end|>", raw: false });
+    expect(spelled.prompt_eval_count).toBeGreaterThan(raw.prompt_eval_count);
+    await expect(ollama.generate({ ...asked, model: "smollm2" })).rejects.toMatchObject({
+      status_code: 400,
+      error: expect.stringContaining("insert"),
+    });
+    await expect(ollama.generate({ ...asked, system: "Be kind." })).rejects.toMatchObject({ status_code: 400 });
+    await ollama.delete({ model: "between" });
+  });
+
+  it("takes another template for one request, and refuses what is none", async () => {
+    const asked = { model: "smollm2", prompt: "Hi", system: "Be kind." };
+    expect(await rendered({ ...asked, template: "[{{ .System }}] {{ .Prompt }} ->" })).toBe("[Be kind.] Hi ->");
+    expect(await rendered(asked)).not.toContain("->");
+    for (const template of ["{{ if }", "{{ nothing .Prompt }}"]) {
+      await expect(ollama.generate({ ...asked, template })).rejects.toMatchObject({
+        status_code: 400,
+        error: expect.stringContaining("template"),
+      });
+    }
+  });
+
+  it("shows a template the reasoning of earlier answers", async () => {
+    const template = "{{ range .Messages }}({{ .Role }}|{{ .Thinking }}|{{ .Content }}){{ end }}";
+    await ollama.create({ model: "thoughts", from: "smollm2", template });
+    const messages = [
+      { role: "user", content: "2+2?" },
+      { role: "assistant", content: "4", thinking: "Easy." },
+      { role: "user", content: "3+3?" },
+    ];
+    const answer = await ollama.chat({ model: "thoughts", messages, _debug_render_only: true } as never);
+    expect(answer).toMatchObject({
+      _debug_info: { rendered_template: "(user||2+2?)(assistant|Easy.|4)(user||3+3?)" },
+    });
+    const wrong = [{ role: "user", content: "Hi", thinking: "Hm." }];
+    await expect(ollama.chat({ model: "thoughts", messages: wrong })).rejects.toThrow(/thinking/);
+    await ollama.delete({ model: "thoughts" });
+  });
+
+  it("counts times that add up", async () => {
+    const { load_duration, prompt_eval_duration, eval_duration, total_duration } = await ollama.generate({
+      model: "smollm2",
+      prompt: "Once upon a time",
+      options: { ...greedy, num_predict: 30 },
+    });
+    const parts = [load_duration, prompt_eval_duration, eval_duration];
+    for (const part of parts) expect(Number.isInteger(part) && part > 0).toBe(true);
+    expect(parts.reduce((a, b) => a + b, 0)).toBeLessThanOrEqual(total_duration);
   });
 
   it("takes blobs whole, with the digest they come under, or not at all", async () => {

@@ -27,6 +27,8 @@ const kvTypes = ["f32", "f16", "bf16"];
 export class CpuDevice implements Device {
   readonly info: DeviceInfo;
   private readonly native: Native;
+  /** Of the last estimate: the same plan is asked for several times before it is compiled, with more or less memory. */
+  private last: { readonly key: string; readonly given: Plan; readonly placed: Placed } | undefined;
 
   /** Throws UserError where the native library is not there. */
   constructor() {
@@ -48,31 +50,45 @@ export class CpuDevice implements Device {
   }
 
   async compile(plan: Plan, weights: WeightSource, limits: Limits, options: CompileOptions = {}): Promise<Program> {
-    return CpuProgram.compile(
-      this.prepare(plan, limits, options.dump ?? env("MILLRACE_DUMP") === "1"),
-      weights,
-      options,
-    );
+    const parts = this.prepare(plan, limits, options.dump ?? env("MILLRACE_DUMP") === "1");
+    this.last = undefined;
+    return CpuProgram.compile(parts, weights, options);
   }
 
   async close(): Promise<void> {}
 
   private prepare(given: Plan, limits: Limits, dump: boolean): CpuParts {
     const { native } = this;
+    const { plan, weights, lowered, workspace } = this.place(given, limits, dump);
+    const groups = groupShapes(withPaddedValues(plan), pageTokens, kvBytes(limits.kvDtype));
+    const memory = report(weights.bytes(), workspace, groups, limits);
+    const description = () => describe(plan, limits, memory, workspace, weights, lowered);
+    return { native, plan, limits, memory, groups, weights, lowered, description, dump };
+  }
+
+  /** What does not depend on how much memory or how many threads there are. */
+  private place(given: Plan, limits: Limits, dump: boolean): Placed {
+    const key = JSON.stringify({ ...limits, memoryBytes: 0, threads: 0, dump });
+    if (this.last?.given === given && this.last.key === key) return this.last.placed;
     // dump shows every token of every tensor.
     const plan = dump ? given : gatherEarly(given);
     if (plan.caches.some((cache) => cache.kind === "state"))
       throw new UserError("the cpu device does not run layers with a recurrent state", {
         code: "unsupported_operation",
       });
-    const weights = new PlannedWeights(native);
-    const lowered = lower(plan, limits, weights, native, dump);
-    const workspace = placeAreas(lowered.instructions, !dump);
-    const groups = groupShapes(withPaddedValues(plan), pageTokens, kvBytes(limits.kvDtype));
-    const memory = report(weights.bytes(), workspace, groups, limits);
-    const description = describe(plan, limits, memory, workspace, weights, lowered);
-    return { native, plan, limits, memory, groups, weights, lowered, description, dump };
+    const weights = new PlannedWeights(this.native);
+    const lowered = lower(plan, limits, weights, this.native, dump);
+    const placed = { plan, weights, lowered, workspace: placeAreas(lowered.instructions, !dump) };
+    this.last = { key, given, placed };
+    return placed;
   }
+}
+
+interface Placed {
+  readonly plan: Plan;
+  readonly weights: PlannedWeights;
+  readonly lowered: Lowered;
+  readonly workspace: number;
 }
 
 /** The kernels keep rows of values in whole vectors. */

@@ -31,7 +31,7 @@ export interface CpuParts {
   readonly weights: PlannedWeights;
   readonly lowered: Lowered;
   /** The native program's description; see kernels/cpu/program.cpp. */
-  readonly description: Float64Array;
+  description(): Float64Array;
   readonly dump: boolean;
 }
 
@@ -75,7 +75,7 @@ export class CpuProgram implements Program {
     this.memory = parts.memory;
     this.vocabSize = parts.plan.vocabSize;
     this.caches = parts.groups.map((group, g) => ({ ...group, numPages: parts.memory.pagesPerGroup[g] }));
-    this.handle = parts.native.create(parts.description);
+    this.handle = parts.native.create(parts.description());
   }
 
   // ---- steps

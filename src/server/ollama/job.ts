@@ -21,12 +21,13 @@ export function prepareChat(body: ChatRequest, model: ServedModel): Prepared {
 
 /** Throws UserError where it cannot be answered. */
 export function prepareGenerate(body: GenerateRequest, model: ServedModel): Prepared {
-  const { session } = model;
+  const session = body.template ? model.session.withTemplate(body.template) : model.session;
   const options = optionsOf(body.options ?? {}, model.defaults?.parameters);
   const job = commonJob(body, options);
   const fits = new Fit(session, options, body.truncate ?? true);
   const { prompt = "", context = [] } = body;
   refuse(body);
+  if (body.suffix) return fits.text({ ...job, prompt, suffix: body.suffix }, []);
   if (body.raw || session.text?.template === undefined) {
     const system = body.system ?? model.defaults?.system ?? "";
     const text = body.raw || system === "" ? prompt : `${system}\n\n${prompt}`;
@@ -42,16 +43,12 @@ function refuse(body: GenerateRequest): void {
   if (body.raw && (body.system || body.template || body.context)) {
     throw new UserError("A raw prompt is taken as it is: leave out template, system and context.", { param: "raw" });
   }
-  if (body.template) {
-    throw new UserError('The field "template" is not supported by this server; make a package with another TEMPLATE.', {
-      code: "unsupported_field",
-      param: "template",
-    });
+  if (body.suffix && (body.raw || body.context)) {
+    throw new UserError("A suffix goes with a prompt alone: leave out raw and context.", { param: "suffix" });
   }
-  if (body.suffix) {
-    throw new UserError("This model does not support insert: it has no place for a suffix.", {
-      code: "unsupported_field",
-      param: "suffix",
+  if (body.suffix && body.system) {
+    throw new UserError("A text between two others has no system message: leave out system or suffix.", {
+      param: "system",
     });
   }
 }
@@ -81,15 +78,21 @@ function outputFormat(format: "json" | object): ChatJob["format"] {
 }
 
 function chatMessage(message: ChatMessageBody, index: number): ChatMessage {
-  const { role, content = "", tool_calls, tool_name, tool_call_id } = message;
+  const { role, content = "", thinking, tool_calls, tool_name, tool_call_id } = message;
   if (tool_calls !== undefined && tool_calls.length > 0 && role !== "assistant") {
     throw new UserError(`Only an assistant's message may carry tool_calls, not a ${role}'s.`, {
       param: `messages[${index}].tool_calls`,
     });
   }
+  if (thinking && role !== "assistant") {
+    throw new UserError(`Only an assistant's message may carry thinking, not a ${role}'s.`, {
+      param: `messages[${index}].thinking`,
+    });
+  }
   return {
     role,
     content,
+    ...(thinking ? { thinking } : {}),
     ...(tool_name === undefined ? {} : { name: tool_name }),
     ...(tool_call_id === undefined ? {} : { toolCallId: tool_call_id }),
     ...(tool_calls === undefined || tool_calls.length === 0
@@ -144,7 +147,7 @@ class Fit {
   text(job: ChatJob, context: readonly number[]): Prepared {
     const ids = this.truncate || context.length > 0 ? this.session.promptIds(job) : undefined;
     if (ids === undefined || (context.length === 0 && ids.length < this.contextLength)) return this.limited(job);
-    const { messages, prompt, parseSpecial, ...rest } = job;
+    const { messages, prompt, suffix, parseSpecial, ...rest } = job;
     const whole = [...context, ...this.continued(ids, context)];
     if (!this.truncate || whole.length < this.contextLength) {
       return this.limited({ ...rest, promptIds: Int32Array.from(whole) });

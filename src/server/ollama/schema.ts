@@ -37,8 +37,8 @@ const format = Type.Optional(
 );
 
 const think = Type.Optional(
-  Type.Union([Type.Boolean(), Type.Literal("low"), Type.Literal("medium"), Type.Literal("high"), Type.Literal("")], {
-    description: 'true, false, "low", "medium" or "high"',
+  Type.Union([Type.Boolean(), Type.Enum(["low", "medium", "high", "max", ""])], {
+    description: 'true, false, "low", "medium", "high" or "max"',
   }),
 );
 

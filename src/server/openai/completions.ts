@@ -40,6 +40,14 @@ export function completionJobs(body: CompletionRequest): ChatJob[] {
     );
   }
   const echo = body.echo ?? false;
+  if (body.suffix && echo) {
+    throw new UserError('The field "echo" does not go with "suffix": the answer has text on both sides.', {
+      param: "echo",
+    });
+  }
+  if (body.suffix && typeof (body.prompt ?? "") !== "string") {
+    throw new UserError('With "suffix" the field "prompt" must be one string.', { param: "prompt" });
+  }
   if (body.max_tokens === 0 && !echo) {
     throw new UserError('With "max_tokens": 0 there is nothing to answer, unless "echo" is true.', {
       param: "max_tokens",
@@ -48,6 +56,7 @@ export function completionJobs(body: CompletionRequest): ChatJob[] {
   const common = {
     ...sharedJob(body),
     parseSpecial: body.parse_special ?? false,
+    suffix: body.suffix || undefined,
     maxTokens: body.max_tokens ?? defaultMaxTokens,
     logprobs: body.logprobs,
     promptLogprobs: echo ? body.logprobs : undefined,

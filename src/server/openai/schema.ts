@@ -277,7 +277,7 @@ export const CompletionBody = Type.Object(
     // Spelled-out special tokens in a text prompt become those tokens; they stay text unless asked for.
     parse_special: flag(),
     best_of: integer(1, 128),
-    suffix: Type.Optional(Type.String({ maxLength: 0, description: "empty (other values are not supported)" })),
+    suffix: Type.Optional(Type.String({ description: "a string: what comes after the answer" })),
   },
   noExtra,
 );

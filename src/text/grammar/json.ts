@@ -55,20 +55,42 @@ export function stringRest(rules: Rules): string {
 
 const restNames = new WeakMap<Rules, string>();
 
-/** Bounds up to which a string's lengths are counted by a rule a character; the compiler works long on each. */
-const mostCounted = 32;
+/**
+ * Characters that are counted by a rule each; longer strings are made of blocks of so many, which share their rules.
+ * Counting them by a repetition costs hundreds of milliseconds a mask, as stringRest says.
+ */
+const block = 32;
 
 /** A string of min to max characters, quotes included. */
 export function boundedString(rules: Rules, min: number, max: number): string {
-  const counted = Number.isFinite(max) ? max : min;
-  if (counted > mostCounted) {
-    const upper = Number.isFinite(max) ? String(max) : "";
-    return rules.rule("text", `"\\"" ${stringChar(rules)}{${min},${upper}} "\\""`);
-  }
+  return rules.rule("text", `"\\"" ${atLeast(rules, min, max)}`);
+}
+
+/** min to max characters and the closing quote. */
+function atLeast(rules: Rules, min: number, max: number): string {
+  if (min > block) return `${exactlyBlock(rules)} ${rules.rule("text", atLeast(rules, min - block, max - block))}`;
   // From the last character to the first: what may stand when so many have been.
-  let rest = Number.isFinite(max) ? '"\\""' : stringRest(rules);
-  for (let count = counted - 1; count >= 0; count--) rest = rules.rule("text", oneMore(rules, rest, count >= min));
-  return rules.rule("text", `"\\"" ${rest}`);
+  let rest = Number.isFinite(max) ? upTo(rules, max - min) : stringRest(rules);
+  for (let count = min; count > 0; count--) rest = rules.rule("text", oneMore(rules, rest, false));
+  return rest;
+}
+
+/** At most so many characters and the closing quote. */
+function upTo(rules: Rules, most: number): string {
+  if (most > block) {
+    const more = `${exactlyBlock(rules)} ${upTo(rules, most - block)}`;
+    return rules.rule("text", `${upTo(rules, block - 1)} | ${more}`);
+  }
+  let rest = rules.rule("quote", '"\\""');
+  for (let count = 0; count < most; count++) rest = rules.rule("text", oneMore(rules, rest, true));
+  return rest;
+}
+
+/** A block of characters, no quotes. */
+function exactlyBlock(rules: Rules): string {
+  let rest = '""';
+  for (let count = 0; count < block; count++) rest = rules.rule("block", oneMore(rules, rest, false));
+  return rest;
 }
 
 /** A character and what follows it, or the closing quote where that may come. */
