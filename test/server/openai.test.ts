@@ -43,6 +43,7 @@ describe("chat completions", () => {
       completion_tokens: 4,
       total_tokens: prompt + 4,
       prompt_tokens_details: { cached_tokens: 3 },
+      context: { kept: prompt, cut: 0, cached: 3 },
     });
   });
 
@@ -433,5 +434,97 @@ describe("an engine that dies", () => {
     await until(() => engine.running === 1);
     engine.die();
     await outcome;
+  });
+});
+
+describe("a prompt that is longer than the context", () => {
+  const turns = Array.from({ length: 9 }, (_, i) => [
+    { role: "user" as const, content: `question ${i} ${"x".repeat(20)}` },
+    { role: "assistant" as const, content: `answer ${i}` },
+  ]).flat();
+  const conversation = [
+    { role: "system" as const, content: "Be brief." },
+    ...turns,
+    { role: "user" as const, content: "the last one" },
+  ];
+  interface Counted {
+    usage: { context: { kept: number; cut: number; cached: number }; prompt_tokens: number };
+  }
+  const decoder = new TextDecoder();
+  const textOf = (prompt: Int32Array) => [...prompt].map((id) => decoder.decode(tokenBytes(id))).join("");
+  /** Keeps what the model is given. */
+  const listening = (contextLength: number) => {
+    const given: string[] = [];
+    const script: Script = (request) => {
+      given.push(textOf(request.promptIds));
+      return eos;
+    };
+    return { given, options: { contextLength, script } };
+  };
+
+  const ask = async (context_overflow: string | undefined, more: object = {}) => {
+    const { given, options } = listening(200);
+    const { client } = await start(options);
+    const body = { model: "tiny", messages: conversation, max_tokens: 20, context_overflow, ...more } as never;
+    const { data, response } = await client.chat.completions.create(body).withResponse();
+    const { usage } = data as never as Counted;
+    return { prompt: given[0], usage, header: response.headers.get("x-context-cut") };
+  };
+
+  it("is refused unless the request says what may go", async () => {
+    await expect(ask(undefined)).rejects.toMatchObject({ status: 400, code: "context_length_exceeded" });
+    await expect(ask("error")).rejects.toMatchObject({ status: 400, code: "context_length_exceeded" });
+    await expect(ask("forget")).rejects.toThrow(/context_overflow.*error, drop_oldest, middle_out/);
+  });
+
+  it("loses its oldest turns, as few as it takes, and says how much that was", async () => {
+    const { prompt, usage, header } = await ask("drop_oldest");
+    expect(prompt).toMatch(/Be brief\..*the last one/s);
+    expect(prompt).toContain("question 8");
+    expect(prompt).not.toContain("question 0");
+    expect(usage.context.kept).toBe(usage.prompt_tokens);
+    expect(usage.context.kept).toBeLessThanOrEqual(180);
+    expect(usage.context.kept).toBeGreaterThan(130);
+    const { usage: whole } = await startedWhole();
+    expect(usage.context.kept + usage.context.cut).toBe(whole);
+    expect(header).toBe(String(usage.context.cut));
+  });
+
+  async function startedWhole() {
+    const { client } = await start({ contextLength: 4000 });
+    const answer = await client.chat.completions.create({ model: "tiny", messages: conversation, max_tokens: 20 });
+    return { usage: answer.usage!.prompt_tokens };
+  }
+
+  it("loses turns from its middle, and keeps how it began", async () => {
+    const { prompt } = await ask("middle_out");
+    expect(prompt).toContain("question 0");
+    expect(prompt).toContain("question 8");
+    expect(prompt).not.toContain("question 4");
+    expect(prompt).toContain("the last one");
+  });
+
+  it("as a plain prompt loses its beginning or its middle", async () => {
+    const { given, options } = listening(100);
+    const { client } = await start(options);
+    const prompt = `begin${"-".repeat(300)}end`;
+    const complete = async (context_overflow: string) => {
+      const answer = await client.completions.create({
+        model: "tiny",
+        prompt,
+        max_tokens: 20,
+        context_overflow,
+      } as never);
+      return { text: given.at(-1), context: (answer as never as Counted).usage.context };
+    };
+    const oldest = await complete("drop_oldest");
+    expect(oldest.text).toMatch(/^<s>-+end$/);
+    expect(oldest.context).toEqual({ kept: 80, cut: prompt.length + 1 - 80, cached: 0 });
+    expect((await complete("middle_out")).text).toMatch(/^<s>begin-+end$/);
+  });
+
+  it("is refused where nothing that may go is enough", async () => {
+    const messages = [{ role: "user", content: "y".repeat(500) }];
+    await expect(ask("drop_oldest", { messages })).rejects.toMatchObject({ code: "context_length_exceeded" });
   });
 });

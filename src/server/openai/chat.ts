@@ -25,11 +25,15 @@ export async function chatCompletion(exchange: Exchange, body: ChatRequest): Pro
     job,
     body.return_token_ids ?? exchange.model.session.text === undefined,
   );
+  const overflow = body.context_overflow;
   if (body.stream) {
     const head = heading("chatcmpl", "chat.completion.chunk", exchange.model);
-    await respondStream(exchange, [job], head, shape, body.stream_options?.include_usage ?? false);
+    await respondStream(exchange, [job], head, shape, {
+      overflow,
+      includeUsage: body.stream_options?.include_usage ?? false,
+    });
   } else {
-    await respondWhole(exchange, [job], heading("chatcmpl", "chat.completion", exchange.model), shape);
+    await respondWhole(exchange, [job], heading("chatcmpl", "chat.completion", exchange.model), shape, { overflow });
   }
 }
 

@@ -23,8 +23,10 @@ export async function completion(exchange: Exchange, body: CompletionRequest): P
     body.return_token_ids ?? session.text === undefined,
   );
   const head = heading("cmpl", "text_completion", exchange.model);
-  if (body.stream) await respondStream(exchange, jobs, head, shape, body.stream_options?.include_usage ?? false);
-  else await respondWhole(exchange, jobs, head, shape);
+  const overflow = body.context_overflow;
+  const includeUsage = body.stream_options?.include_usage ?? false;
+  if (body.stream) await respondStream(exchange, jobs, head, shape, { overflow, includeUsage });
+  else await respondWhole(exchange, jobs, head, shape, { overflow });
 }
 
 export function completionJobs(body: CompletionRequest): ChatJob[] {

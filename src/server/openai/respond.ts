@@ -3,6 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { UserError } from "../../base/errors.js";
 import { type Answer, collect } from "../../session/collect.js";
+import { type Fitted, fitted, type Overflow } from "../../session/fit.js";
 import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, Delta } from "../../session/types.js";
 import { answered, type Exchange, interrupted, running } from "../exchange.js";
@@ -35,15 +36,28 @@ export function heading(prefix: string, object: string, model: ServedModel): Hea
   };
 }
 
+export interface Wishes {
+  /** Of a prompt that is longer than the context. */
+  readonly overflow: Overflow | undefined;
+  /** In the last chunk of a stream. */
+  readonly includeUsage: boolean;
+}
+
 /** Jobs of one request, one a prompt. */
-export async function respondWhole(exchange: Exchange, jobs: readonly ChatJob[], head: Heading, shape: Shape) {
-  const { reply, model } = exchange;
+export async function respondWhole(
+  exchange: Exchange,
+  jobs: readonly ChatJob[],
+  head: Heading,
+  shape: Shape,
+  { overflow }: Pick<Wishes, "overflow">,
+) {
+  const { reply } = exchange;
   // A refusal is thrown before anything runs.
-  const prepared = jobs.map((job) => prepare(model.session, job));
+  const prepared = prepare(exchange, jobs, overflow);
   await running(exchange, prepared, async (signal) => {
     const answers = await Promise.all(prepared.map((one) => collect(answered(exchange, one, signal))));
     if (signal.aborted) throw interrupted(exchange);
-    reply.send({ ...head, ...shape.whole(answers), usage: usageOf(answers) });
+    reply.send({ ...head, ...shape.whole(answers), usage: usageOf(answers, cutOf(prepared)) });
   });
 }
 
@@ -52,13 +66,13 @@ export async function respondStream(
   jobs: readonly ChatJob[],
   head: Heading,
   shape: Shape,
-  includeUsage: boolean,
+  { includeUsage, overflow }: Wishes,
 ) {
-  const { request, reply, model, times } = exchange;
-  const prepared = jobs.map((job) => prepare(model.session, job));
+  const { request, reply, times } = exchange;
+  const prepared = prepare(exchange, jobs, overflow);
   await running(exchange, prepared, async (signal) => {
     const stream = new EventStream(request, reply, times);
-    const usage = new UsageCounter();
+    const usage = new UsageCounter(cutOf(prepared));
     // Written once: most of a chunk is the same as the one before.
     const begin = JSON.stringify(head).slice(0, -1);
     const end = includeUsage ? ',"usage":null}' : "}";
@@ -86,9 +100,19 @@ export async function respondStream(
 /** Fields that are called otherwise here. */
 const ownNames: Readonly<Record<string, string>> = { think: "reasoning_effort", format: "response_format" };
 
-function prepare(session: Session, job: ChatJob): Prepared {
+/** Where something was cut the answer's header says so before it begins. */
+function prepare({ model, reply }: Exchange, jobs: readonly ChatJob[], overflow: Overflow = "error"): Fitted[] {
+  const prepared = jobs.map((job) => prepareOne(model.session, job, overflow));
+  const cut = cutOf(prepared);
+  if (cut > 0) reply.header("x-context-cut", String(cut));
+  return prepared;
+}
+
+const cutOf = (prepared: readonly Fitted[]) => prepared.reduce((sum, { cutTokens }) => sum + cutTokens, 0);
+
+function prepareOne(session: Session, job: ChatJob, overflow: Overflow): Fitted {
   try {
-    return session.prepare(job);
+    return fitted(session, job, overflow);
   } catch (error) {
     if (!(error instanceof UserError) || error.param === null || !(error.param in ownNames)) throw error;
     const { message, status, code, param } = error;
@@ -126,9 +150,13 @@ export interface Usage {
   readonly completion_tokens: number;
   readonly total_tokens: number;
   readonly prompt_tokens_details: { readonly cached_tokens: number };
+  /** In tokens: of the prompt, what the model saw, what it did not, and what of the first was in the cache. */
+  readonly context: { readonly kept: number; readonly cut: number; readonly cached: number };
 }
 
 class UsageCounter {
+  constructor(private readonly cut: number) {}
+
   private prompt = 0;
   private cached = 0;
   private completion = 0;
@@ -146,12 +174,13 @@ class UsageCounter {
       completion_tokens: this.completion,
       total_tokens: this.prompt + this.completion,
       prompt_tokens_details: { cached_tokens: this.cached },
+      context: { kept: this.prompt, cut: this.cut, cached: this.cached },
     };
   }
 }
 
-function usageOf(answers: readonly Answer[]): Usage {
-  const usage = new UsageCounter();
+function usageOf(answers: readonly Answer[], cut: number): Usage {
+  const usage = new UsageCounter(cut);
   for (const { promptIds, cachedTokens, choices } of answers) {
     usage.add({ type: "start", promptIds, cachedTokens });
     for (const choice of choices) usage.add({ type: "finish", ...choice });

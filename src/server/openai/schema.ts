@@ -1,7 +1,9 @@
 // Owns: what the OpenAI routes accept, field by field. A field that this server cannot honour is listed with the one value
 // that asks for nothing (so that clients which spell out defaults work); any other value, like any unknown field, is a 400
 // that names it. Each description completes the sentence "must be …". null anywhere at the top level is "left out".
+
 import { type Static, type TProperties, Type } from "typebox";
+import { overflows } from "../../session/fit.js";
 
 const noExtra = { additionalProperties: false } as const;
 
@@ -66,6 +68,13 @@ const shared = {
   return_token_ids: flag(),
   priority: integer(-(2 ** 31), 2 ** 31 - 1),
   cache_salt: text(),
+  // What becomes of a prompt that is longer than the context: session/fit.ts.
+  context_overflow: Type.Optional(
+    Type.Union(
+      overflows.map((one) => Type.Literal(one)),
+      { description: `one of ${overflows.join(", ")}` },
+    ),
+  ),
   // Seconds from the request's arrival; then it ends with an error.
   timeout: Type.Optional(Type.Number({ exclusiveMinimum: 0, description: "a number of seconds above 0" })),
   user: text(),

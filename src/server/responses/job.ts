@@ -1,6 +1,8 @@
 // Owns: a response's request as a ChatJob: instructions, the items of the responses before it, and its own, as messages. An
 // answer's text and its calls are one message of the model; reasoning of earlier turns is left out.
+
 import { UserError } from "../../base/errors.js";
+import { fitted } from "../../session/fit.js";
 import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, ChatMessage, OutputFormat, Thinking, Tool, ToolChoice } from "../../session/types.js";
 import { sharedJob } from "../openai/job.js";
@@ -46,37 +48,11 @@ export function responseJob(body: ResponsesRequest, before: readonly Item[]): Ch
 /** With "truncation": "auto", as many of the oldest messages are left out as it takes; what the system says stays. */
 export function prepareResponse(session: Session, job: ChatJob, truncation: ResponsesRequest["truncation"]): Prepared {
   try {
-    return session.prepare(job);
-  } catch (error) {
-    if (truncation !== "auto" || !isTooLong(error)) throw named(error);
-  }
-  const messages = job.messages ?? [];
-  const turns = messages.flatMap(({ role }, index) => (role === "user" ? [index] : []));
-  const kept = (turn: number) =>
-    messages.filter(({ role }, index) => index >= turns[turn] || role === "system" || role === "developer");
-  // The fewest turns that must go: the answer of a prompt that fits does not change when one more would.
-  let [low, high] = [1, turns.length - 1];
-  let found: Prepared | undefined;
-  while (low <= high) {
-    const middle = (low + high) >> 1;
-    try {
-      found = session.prepare({ ...job, messages: kept(middle) });
-      high = middle - 1;
-    } catch (error) {
-      if (!isTooLong(error)) throw named(error);
-      low = middle + 1;
-    }
-  }
-  if (found !== undefined) return found;
-  const last = turns.length > 1 ? kept(turns.length - 1) : messages;
-  try {
-    return session.prepare({ ...job, messages: last });
+    return fitted(session, job, truncation === "auto" ? "drop_oldest" : "error");
   } catch (error) {
     throw named(error);
   }
 }
-
-const isTooLong = (error: unknown) => error instanceof UserError && error.code === "context_length_exceeded";
 
 /** Fields that are called otherwise here. */
 const ownNames: Readonly<Record<string, string>> = {
