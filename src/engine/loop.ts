@@ -4,14 +4,14 @@ import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import type { Step, StepResult } from "../device/batch.js";
 import type { AdapterSource, Limits, Program } from "../device/device.js";
-import { buildBatch, hasPenalties } from "./batch.js";
+import { buildBatch } from "./batch.js";
 import { StepBudget } from "./budget.js";
-import type { DraftModel } from "./draft.js";
+import { Guesses, type Guessing } from "./guesses.js";
 import { Holdings } from "./holdings.js";
-import type { Drafter } from "./lookup.js";
+import { bringMasks, type MaskedStep, type Void } from "./masks.js";
 import { PageNames } from "./names.js";
-import { type Entry, Scheduler } from "./scheduler.js";
-import { noDrafts, type RequestRecord, Sequence } from "./sequence.js";
+import { Scheduler } from "./scheduler.js";
+import { type RequestRecord, Sequence } from "./sequence.js";
 import { type PageStore, Spill } from "./spill.js";
 import type {
   EngineStats,
@@ -21,6 +21,7 @@ import type {
   TokenEvent,
   TokenLogprobs,
 } from "./types.js";
+import { checkRequest } from "./validate.js";
 
 export type FinishEvent = Extract<TokenEvent, { type: "finish" }>;
 
@@ -33,7 +34,7 @@ export interface EngineOutput {
   flush(): void;
 }
 
-export interface EngineOptions {
+export interface EngineOptions extends Guessing {
   readonly output: EngineOutput;
   /** Resolves when messages that have come in were handled (setImmediate, a MessageChannel). */
   readonly pause: () => Promise<void>;
@@ -48,30 +49,14 @@ export interface EngineOptions {
   /** Where pages go that the device gives up, and come back from. States stay where they are: a model that has them uses
    *  none. Undefined: nowhere. */
   readonly store?: PageStore;
-  /** Makes a choice's drafter: its guesses are checked, several in a step. For devices whose rows do not depend on each
-   *  other. Undefined: nothing is guessed. */
-  readonly drafter?: (request: GenerateRequest, index: number) => Drafter;
-  /** Guesses where the drafter has none; under the same condition. */
-  readonly draft?: DraftModel;
 }
-
-/** Milliseconds after a launch for which masks are awaited: most are there when the forward ends. */
-const maskPatience = 2;
 
 /** Milliseconds that closing may spend on copying pages down. */
 const flushMs = 2000;
 
-/** A row whose draw counts for nothing. late: its mask was not there. failed: it never will be. ended: nothing could follow.
- *  Else what must follow takes the place of the draw. */
-type Void = "late" | "failed" | "ended" | readonly number[];
-
-interface Flight {
-  readonly entries: readonly Entry[];
-  readonly voids: Map<Sequence, Void>;
-  readonly step: Step;
+interface Flight extends MaskedStep {
   readonly topLogprobs: number;
   readonly tokens: number;
-  readonly launchedAt: number;
 }
 
 /** Called for each choice of a request. */
@@ -81,6 +66,7 @@ export class Engine {
   readonly scheduler: Scheduler;
   private readonly holdings: Holdings;
   private readonly budget: StepBudget;
+  private readonly guesses: Guesses;
   private readonly spill: Spill | undefined;
   private readonly output: EngineOutput;
   private readonly requests = new Map<string, RequestRecord>();
@@ -95,9 +81,6 @@ export class Engine {
   /** In tokens: those that could have been in the cache and those that were. */
   private prefixQueries = 0;
   private prefixHits = 0;
-  /** Guesses that were checked, and those that were right. */
-  private guessed = 0;
-  private guessedRight = 0;
   private settledAt = 0;
   private closed = false;
   /** There has been something to do since it was last looked for. */
@@ -113,6 +96,7 @@ export class Engine {
     this.output = options.output;
     this.holdings = new Holdings(program);
     this.budget = new StepBudget(limits.maxTokens, options.stepTokens);
+    this.guesses = new Guesses(options, this.budget);
     const { store, now } = options;
     if (store && !this.holdings.hasStates) {
       const promptMs = (tokens: number) => this.budget.promptMs(tokens);
@@ -131,7 +115,12 @@ export class Engine {
   /** Throws UserError for a request that cannot be served; nothing of it is kept then. */
   submit(request: GenerateRequest, constraint?: ConstraintFactory): void {
     if (this.closed) throw new UserError("the model is being unloaded", { status: 503, code: "engine_closed" });
-    this.validate(request);
+    if (this.requests.has(request.id)) throw new UserError(`a request called ${request.id} is running already`);
+    const longest = Math.min(
+      this.limits.contextLength,
+      ...this.holdings.groups.map((_, g) => this.holdings.capacity(g)),
+    );
+    checkRequest(request, { vocabSize: this.program.vocabSize, longest, adapters: [...this.adapters.keys()] });
     const adapter = request.adapter === undefined ? undefined : this.adapters.get(request.adapter);
     const scored = request.promptLogprobs !== undefined;
     const record: RequestRecord = {
@@ -206,8 +195,8 @@ export class Engine {
       prefixQueries: this.prefixQueries,
       prefixHits: this.prefixHits,
       tiers: this.spill?.stats(),
-      draftTokens: this.guessed,
-      acceptedTokens: this.guessedRight,
+      draftTokens: this.guesses.checked,
+      acceptedTokens: this.guesses.right,
     };
   }
 
@@ -215,9 +204,10 @@ export class Engine {
   async step(): Promise<boolean> {
     if (this.spill?.work(this.scheduler.running.length === 0)) this.woken = true;
     while (this.flights.length < this.limits.depth) {
-      await this.guess();
+      // A state cannot be taken back.
+      if (!this.holdings.hasStates) await this.guesses.make(this.scheduler.running);
       if (!this.launch()) break;
-      await this.release(this.flights.at(-1)!);
+      await bringMasks(this.flights.at(-1)!, this.program.vocabSize, this.options);
     }
     const flight = this.flights.shift();
     if (!flight) {
@@ -295,40 +285,6 @@ export class Engine {
     this.holdings.check(sequences.map(({ held }) => held));
   }
 
-  private validate(request: GenerateRequest): void {
-    const { promptIds, maxTokens, n, sampling, stopIds, adapter } = request;
-    const { contextLength } = this.limits;
-    const refuse = (message: string, code = "invalid_request") => {
-      throw new UserError(message, { code });
-    };
-    if (this.requests.has(request.id)) refuse(`a request called ${request.id} is running already`);
-    if (promptIds.length === 0) refuse("the prompt has no tokens; give at least one");
-    if (!(n >= 1)) refuse(`n is ${n}; at least 1 choice can be asked for`);
-    if (maxTokens < 1 && !(maxTokens === 0 && request.promptLogprobs !== undefined)) {
-      refuse("max_tokens must be at least 1; 0 only where the prompt's logprobs are asked for");
-    }
-    const { vocabSize } = this.program;
-    const known = (id: number) => {
-      if (!(id >= 0 && id < vocabSize)) refuse(`token ${id} is not in the vocabulary of ${vocabSize} tokens`);
-    };
-    promptIds.forEach(known);
-    stopIds.forEach(known);
-    for (const [id] of sampling.logitBias) known(id);
-    if (Math.max(request.logprobs ?? 0, request.promptLogprobs ?? 0) > vocabSize) refuse("more logprobs than tokens");
-    const end = promptIds.length + maxTokens;
-    const longest = Math.min(contextLength, ...this.holdings.groups.map((_, g) => this.holdings.capacity(g)));
-    if (end > longest) {
-      refuse(
-        `the prompt's ${promptIds.length} tokens and ${maxTokens} to generate make ${end}, the context holds ${longest}`,
-        "context_length_exceeded",
-      );
-    }
-    if (adapter !== undefined && !this.adapters.has(adapter)) {
-      const message = `there is no adapter called ${adapter}; loaded are: ${[...this.adapters.keys()].join(", ") || "none"}`;
-      throw new UserError(message, { status: 404, code: "adapter_not_found" });
-    }
-  }
-
   private admitted(sequence: Sequence): void {
     const { record } = sequence;
     sequence.admitted(this.options.now());
@@ -369,40 +325,6 @@ export class Engine {
     return true;
   }
 
-  /** Guesses for sequences whose next token can be checked at once. Penalties count what was drawn: with them, and under a
-   *  constraint, nothing is guessed; nor where a state cannot be taken back. */
-  private async guess(): Promise<void> {
-    const { drafter, draft } = this.options;
-    if ((!drafter && !draft) || this.holdings.hasStates) return;
-    const { running } = this.scheduler;
-    for (const sequence of running) sequence.drafts = noDrafts;
-    const open = running.filter(({ generating, inFlight, constraint, request }) => {
-      return generating && inFlight === 0 && !constraint && !hasPenalties(request.sampling);
-    });
-    if (drafter) this.lookUp(open, drafter);
-    const without = open.filter(({ drafts }) => drafts.length === 0);
-    if (!draft || without.length === 0) return;
-    const texts = without.map((sequence) => {
-      const { tokens, length, modelHope: hope } = sequence;
-      return { tokens, length, most: mostGuesses(sequence), hope };
-    });
-    const guesses = await draft.propose(texts, (tokens) => this.budget.stepMs(tokens));
-    for (const [i, sequence] of without.entries()) {
-      sequence.drafts = guesses[i];
-      sequence.draftHope = sequence.modelHope;
-    }
-  }
-
-  private lookUp(open: readonly Sequence[], drafter: NonNullable<EngineOptions["drafter"]>): void {
-    const worth = this.budget.guessWorth(this.scheduler.running.filter(({ generating }) => generating).length);
-    for (const sequence of open) {
-      const { request, index, tokens, length } = sequence;
-      sequence.drafter ??= drafter(request, index);
-      sequence.drafts = sequence.drafter.propose(tokens, length, mostGuesses(sequence), worth);
-      sequence.draftHope = sequence.drafter.hope;
-    }
-  }
-
   /** What must follow is appended where it is known before the step. */
   private jumpForward(running: readonly Sequence[]): void {
     const now = this.options.now();
@@ -411,42 +333,6 @@ export class Engine {
       if (!constraint || sequence.inFlight > 0 || !constraint.ready() || constraint.failure) continue;
       this.follow(sequence, constraint.jump(), now);
     }
-  }
-
-  /** Gives the step its masks as soon as they are all there. Nothing waits long: a row whose mask is late draws for nothing. */
-  private async release({ entries, voids, step, launchedAt }: Flight): Promise<void> {
-    const masked = entries.filter(({ sequence, draws }) => draws && sequence.constraint);
-    if (masked.length === 0) return;
-    const words = Math.ceil(this.program.vocabSize / 32);
-    const bits = new Uint32Array(masked.length * words);
-    let waiting = masked.map(({ sequence }, row) => ({
-      sequence,
-      mask: bits.subarray(row * words, (row + 1) * words),
-    }));
-    for (;;) {
-      waiting = waiting.filter(({ sequence, mask }) => !this.masked(sequence, mask, voids));
-      if (waiting.length === 0 || this.options.now() - launchedAt >= maskPatience) break;
-      await this.options.pause();
-    }
-    for (const { sequence, mask } of waiting) {
-      voids.set(sequence, "late");
-      mask.fill(0xffffffff);
-    }
-    step.setMasks(bits);
-  }
-
-  /** False where the mask is not there yet. */
-  private masked(sequence: Sequence, mask: Uint32Array, voids: Map<Sequence, Void>): boolean {
-    const constraint = sequence.constraint!;
-    if (!sequence.finished) {
-      if (!constraint.ready()) return false;
-      const jump = constraint.jump();
-      if (jump.length > 0) voids.set(sequence, jump);
-      else if (constraint.mask(mask)) return true;
-      else voids.set(sequence, "ended");
-    }
-    mask.fill(0xffffffff);
-    return true;
   }
 
   private settle(flight: Flight, result: StepResult): void {
@@ -515,9 +401,7 @@ export class Engine {
     while (right < guesses.length && guesses[right] === result.tokens[row + right]) right++;
     sequence.computed = Math.min(sequence.computed, sequence.length + right);
     for (let i = 0; i <= right && !sequence.finished; i++) this.drawn(sequence, result, row + i, top, now);
-    sequence.draftHope?.learn(guesses.length, right);
-    this.guessed += guesses.length;
-    this.guessedRight += right;
+    this.guesses.learn(sequence, guesses.length, right);
   }
 
   private drewNothing(sequence: Sequence, nothing: Void, now: number): void {
@@ -580,9 +464,6 @@ export class Engine {
     this.spill?.forget();
   }
 }
-
-/** The last token of an answer is drawn, not guessed. */
-const mostGuesses = ({ request, drawn }: Sequence) => request.maxTokens - drawn - 1;
 
 function logprobsOf(result: StepResult, row: number, stride: number, most: number): TokenLogprobs {
   const top: [id: number, logprob: number][] = [];

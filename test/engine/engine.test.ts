@@ -277,6 +277,27 @@ describe.each(depths)("a constraint at depth $depth", ({ depth }) => {
     expect(again.tokens("rest")).toEqual(bound.slice(5, 8));
   });
 
+  it.each([0, 3])("that fails ends its choice with its error, ready at asking %i, and nobody else", async (late) => {
+    const failure = { message: "the grammar's worker is gone", status: 500, code: "grammar_failed" };
+    class Failing extends Threes {
+      failure: typeof failure | undefined;
+      override ready(): boolean {
+        const ready = super.ready();
+        if (ready && this.accepted.length === 4) this.failure = failure;
+        return ready;
+      }
+    }
+    const world = new World({ depth });
+    const constraint = new Failing(late);
+    world.submit(request("bound", ids(30), { maxTokens: 50 }), () => constraint);
+    world.submit(request("free", ids(20, 2), { maxTokens: 20 }));
+    await world.finish();
+    expect(world.of("bound").choices[0].finishes).toMatchObject([{ reason: "error", error: failure }]);
+    expect(constraint.accepted.length).toBe(4);
+    expect(constraint.closed).toBe(1);
+    expect(world.reason("free")).toBe("length");
+  });
+
   it("ends where nothing can follow, and waits for nobody", async () => {
     const world = new World({ depth });
     world.submit(request("never", ids(30, 3)), () => new Threes(Number.POSITIVE_INFINITY));
