@@ -93,15 +93,19 @@ async function cost() {
   };
   const kinds = {
     free: { ignoreEos: true },
-    text: { format: { kind: "regex", pattern: "[^{}]{600,1000}" } },
+    text: { format: { kind: "regex", pattern: "[^{}]+" } },
     array: {
-      format: { kind: "schema", schema: { type: "array", minItems: 100, items: { type: "string", minLength: 20 } } },
+      format: { kind: "schema", schema: { type: "array", minItems: 20, items: { type: "string", minLength: 20 } } },
     },
     autoTools: {
       tools: [{ name: "get_weather", parameters: { type: "object", properties: { city: { type: "string" } } } }],
     },
   };
-  for (const options of Object.values(kinds)) await rate(options);
+  for (const [name, options] of Object.entries(kinds)) {
+    const start = performance.now();
+    await rate(options);
+    console.error(`${name}: first run ${((performance.now() - start) / 1000).toFixed(1)} s`);
+  }
   const rates = Object.fromEntries(Object.keys(kinds).map((name) => [name, []]));
   for (let round = 0; round < Number(flags.rounds); round++) {
     for (const [name, options] of Object.entries(kinds)) rates[name].push(await rate(options));
