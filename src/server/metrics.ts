@@ -208,6 +208,16 @@ export class Metrics {
         "vllm:num_preemptions_total",
       ),
       count(
+        ({ draftTokens }) => draftTokens,
+        "Guesses of what comes next that were checked.",
+        "vllm:spec_decode_num_draft_tokens_total",
+      ),
+      count(
+        ({ acceptedTokens }) => acceptedTokens,
+        "Guesses that were right.",
+        "vllm:spec_decode_num_accepted_tokens_total",
+      ),
+      count(
         ({ tiers }) => tiers?.skipped ?? 0,
         "Pages in a tier below the device that were computed, because that was expected to be quicker.",
         "millrace_cache_skipped_pages_total",

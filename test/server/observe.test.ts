@@ -1,4 +1,5 @@
 // What a server tells of itself: metrics under vLLM's and TGI's names, health that knows dead engines, a log line a request.
+import { readFileSync } from "node:fs";
 import { afterEach, describe, expect, it } from "vitest";
 import { setLog } from "../../src/base/log.js";
 import type { EngineStats } from "../../src/engine/types.js";
@@ -35,8 +36,8 @@ const stats: EngineStats = {
   promptTokens: 40,
   generatedTokens: 11,
   prefixQueries: 40,
-  draftTokens: 0,
-  acceptedTokens: 0,
+  draftTokens: 9,
+  acceptedTokens: 6,
   prefixHits: 16,
   tiers: {
     memory: { hits: 0, misses: 7, pages: 1, bytes: 100 },
@@ -47,6 +48,43 @@ const stats: EngineStats = {
 };
 
 describe("/metrics", () => {
+  it("has every name that the dashboard asks for, with the labels that it sums by", async () => {
+    const one = await start();
+    Object.assign(one.engine, { stats: async () => stats });
+    await (await one.post("/v1/chat/completions", chat)).text();
+    await (await one.post("/v1/chat/completions", { ...chat, model: "none" })).text();
+    const text = await (await fetch(`${one.server.url}/metrics`)).text();
+    const dashboard = JSON.parse(readFileSync(new URL("../../deploy/grafana.json", import.meta.url), "utf8")) as {
+      panels: { title: string; targets: { expr: string; legendFormat: string }[] }[];
+    };
+    expect(dashboard.panels.length).toBeGreaterThan(10);
+    for (const { title, targets } of dashboard.panels) {
+      for (const { expr, legendFormat } of targets) {
+        const names = [...expr.matchAll(/\b(?:vllm:|tgi_|millrace_|http_)\w+/g)].map(([name]) => name);
+        expect(names, title).not.toEqual([]);
+        const label = /\{\{(\w+)\}\}/.exec(legendFormat)?.[1];
+        for (const name of names) {
+          const lines = text
+            .split("\n")
+            .filter((line) => line.startsWith(name) && /^[{ ]/.test(line.slice(name.length)));
+          // A counter of failures has a line once there has been one.
+          if (name !== "tgi_request_failure") expect(lines.length, `${title}: ${name}`).toBeGreaterThan(0);
+          else expect(text, title).toContain(`# TYPE ${name} counter`);
+          if (label !== undefined) for (const line of lines) expect(line, title).toContain(`${label}="`);
+        }
+      }
+    }
+  });
+
+  it("counts guesses, those that were right among them", async () => {
+    const one = await start();
+    Object.assign(one.engine, { stats: async () => stats });
+    await (await one.post("/v1/chat/completions", chat)).text();
+    const seen = await scrape(one);
+    expect(seen.get('vllm:spec_decode_num_draft_tokens_total{model_name="tiny"}')).toBe(9);
+    expect(seen.get('vllm:spec_decode_num_accepted_tokens_total{model_name="tiny"}')).toBe(6);
+  });
+
   it("counts answers under vLLM's names and TGI's", async () => {
     const one = await start();
     one.engine.cachedTokens = 4;
