@@ -21,6 +21,7 @@ interface ServeFlags extends DeviceFlags {
   readonly tlsKey?: string;
   readonly corsOrigin?: readonly string[];
   readonly auditLog?: string;
+  readonly otlp?: string | true;
   readonly pullHost?: readonly string[];
   /** Megabytes. */
   readonly maxBody?: number;
@@ -119,6 +120,11 @@ function adapter(text: string, before: NonNullable<ServeFlags["lora"]> = []): No
   return [...before, { name: text.slice(0, at), path: text.slice(at + 1) }];
 }
 
+function httpAddress(text: string): string {
+  if (URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)) return text;
+  throw new InvalidArgumentError("It must be an address such as http://localhost:4318.");
+}
+
 function tlsOf({ tlsCert, tlsKey }: ServeFlags): { cert: string; key: string } | undefined {
   if (tlsCert === undefined && tlsKey === undefined) return undefined;
   if (tlsCert === undefined || tlsKey === undefined) throw new UsageError("give --tls-cert and --tls-key together");
@@ -175,6 +181,7 @@ async function serveModels(models: readonly string[], commandLine: ServeFlags): 
     tls: tlsOf(flags),
     corsOrigins: flags.corsOrigin,
     auditLog: flags.auditLog,
+    traces: flags.otlp,
     pullHosts: flags.pullHost,
     maxBodyBytes: flags.maxBody === undefined ? undefined : Math.floor(flags.maxBody * 1e6),
     drainMs: flags.drain,
@@ -226,6 +233,11 @@ export function command(): Command {
       collect,
     )
     .option("--max-body <megabytes>", "of a request; larger ones are a 413 (default: 8.4)", numberIn(0.001, 1024))
+    .option(
+      "--otlp [url]",
+      "send OpenTelemetry traces to this collector (default: OTEL_EXPORTER_OTLP_ENDPOINT, else http://localhost:4318)",
+      httpAddress,
+    )
     .option("--drain <time>", "how long open requests may go on when the server ends (default: 30s)", duration)
     .option("--id <name>", "what callers call the model (default: its own name)")
     .option(

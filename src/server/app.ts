@@ -7,6 +7,7 @@ import type { AddressInfo, Socket } from "node:net";
 import { join } from "node:path";
 import type { FastifyInstance } from "fastify";
 import { UserError } from "../base/errors.js";
+import { version } from "../host/version.js";
 import { dataFolder } from "../store/folder.js";
 import type { Store } from "../store/store.js";
 import { anthropicRoutes } from "./anthropic.js";
@@ -25,6 +26,7 @@ import { Records } from "./records.js";
 import { responseRoutes } from "./responses.js";
 import type { LocalModel } from "./source.js";
 import { tgiRoutes } from "./tgi.js";
+import { traceTo } from "./traces.js";
 
 export interface ListenOptions {
   /** Loopback by default; another address needs an API key. */
@@ -47,6 +49,8 @@ export interface ListenOptions {
   readonly recordsFolder?: string;
   /** A file that each request is written to, a line of JSON each. */
   readonly auditLog?: string;
+  /** Traces go to an OpenTelemetry collector: this address, or true: as its own variables say. */
+  readonly traces?: string | true;
   /** Of a request's body; a larger one is a 413. */
   readonly maxBodyBytes?: number;
   /** A stream that has been silent for so long gets a comment. */
@@ -68,7 +72,7 @@ export const listenDefaults = {
   keepAliveMs: 10_000,
   slowReaderMs: 30_000,
   drainMs: 30_000,
-} as const satisfies Required<Omit<ListenOptions, "tls" | "auditLog" | "usageFolder" | "recordsFolder">>;
+} as const satisfies Required<Omit<ListenOptions, "tls" | "auditLog" | "traces" | "usageFolder" | "recordsFolder">>;
 
 export interface RunningServer {
   /** "http://127.0.0.1:11434" */
@@ -91,6 +95,9 @@ export async function listen(
   const keys = [...settings.apiKeys.map(plainKey), ...settings.keys];
   const app = createHttp({ ...settings, keys });
   if (settings.auditLog !== undefined) auditTo(app, settings.auditLog);
+  if (settings.traces !== undefined) {
+    await traceTo(app, settings.traces === true ? undefined : settings.traces, version());
+  }
   const routes: string[] = [];
   app.addHook("onRoute", ({ method, url }) => {
     for (const one of [method].flat()) routes.push(`${one} ${url}`);
