@@ -6,6 +6,7 @@ import { UserError } from "../base/errors.js";
 import { answer, stoppable } from "./answer.js";
 import { type ChatSetup, Conversation } from "./conversation.js";
 import { figuresBlock, figuresLine } from "./figures.js";
+import { refuseImages } from "./images.js";
 import { foretold } from "./speeds.js";
 import { answerView } from "./wrap.js";
 
@@ -108,6 +109,7 @@ async function reply(conversation: Conversation, text: string): Promise<void> {
   const { model, wordWrap, hideThinking, verbose } = conversation;
   const view = answerView(process.stdout, { wordWrap, hideThinking });
   try {
+    refuseImages(text, model.name);
     const said = await stoppable((signal) => answer(model.session, conversation.ask(text), { ...view, signal }));
     view.end();
     say(verbose ? figuresBlock(said.figures, model.loadMs, foretold(model)) : `[${figuresLine(said.figures)}]`);

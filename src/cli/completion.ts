@@ -2,7 +2,7 @@
 import { Argument, Command } from "commander";
 
 /** Commands whose arguments are packages. */
-const takesPackage = "run|serve|show|pull|push|stop|cp|rm|inspect|tokenize|render|convert";
+const takesPackage = "run|serve|show|pull|plan|push|stop|cp|rm|inspect|tokenize|render|convert";
 const names =
   "millrace list --json 2>/dev/null | tr ',{' '\\n\\n' | sed -n 's/^\"name\":\"\\([^\"]*:[^\"]*\\)\"$/\\1/p'";
 

@@ -1,5 +1,7 @@
 // Owns: flags that several commands share, with their checks: which device and how much of it, and how tokens are drawn.
+
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { parseDuration } from "../base/duration.js";
 import type { KvDType } from "../device/device.js";
 import { deviceNames, isDeviceName } from "../device/open.js";
 import type { SamplingParams } from "../engine/types.js";
@@ -39,6 +41,14 @@ export function byteCount(text: string): number {
 /** For options that may be given several times. */
 export function collect(text: string, before: readonly string[] = []): string[] {
   return [...before, text];
+}
+
+/** Milliseconds; Infinity: for ever. */
+export function duration(text: string): number {
+  const ms = parseDuration(text);
+  if (ms === undefined)
+    throw new InvalidArgumentError('It must be a duration such as "5m", "1h30m" or "-1" (for ever).');
+  return ms;
 }
 
 export interface DeviceFlags {

@@ -1,5 +1,6 @@
 // Owns: `millrace run MODEL [PROMPT]`: one answer, or a conversation where there is no prompt and a terminal.
 import { Command } from "commander";
+import { UserError } from "../base/errors.js";
 import { seedBits } from "../session/sampling.js";
 import type { ChatJob, OutputFormat, Thinking } from "../session/types.js";
 import { withPackageMessages } from "../store/apply.js";
@@ -13,13 +14,16 @@ import {
   addSamplingFlags,
   collect,
   type DeviceFlags,
+  duration,
   type SamplingFlags,
   samplingOf,
   wholeNumber,
 } from "./flags.js";
+import { refuseImages } from "./images.js";
 import { readStdinText } from "./input.js";
 import { modelArgument } from "./model.js";
 import { type OpenModel, openModel } from "./open.js";
+import { askServer } from "./remote.js";
 import { foretold } from "./speeds.js";
 import { answerView } from "./wrap.js";
 
@@ -36,6 +40,8 @@ interface RunFlags extends DeviceFlags, SamplingFlags {
   readonly verbose?: boolean;
   readonly nowordwrap?: boolean;
   readonly insecure?: boolean;
+  /** Milliseconds. */
+  readonly keepalive?: number;
 }
 
 const loraName = "lora";
@@ -149,6 +155,8 @@ async function run(name: string, given: readonly string[], all: RunFlags): Promi
     prompt = await readStdinText();
     if (prompt === "") throw new UsageError('there is no prompt: give one (millrace run MODEL "…"), or pipe it in');
   }
+  // What is piped in is text, whatever it names.
+  refuseImages(words.join(" "), name);
   const adapters = flags.lora === undefined ? [] : [{ name: loraName, path: flags.lora }];
   const open = (one: string) => openModel(one, { ...flags, sequences: 1, adapters });
   let model = await open(name);
@@ -157,6 +165,18 @@ async function run(name: string, given: readonly string[], all: RunFlags): Promi
     else await once(model, prompt, flags);
   } finally {
     await model.close();
+  }
+  if (flags.keepalive !== undefined) await keepLoaded(name, flags.keepalive);
+}
+
+/** The model of this command ends with it; a server's can stay. */
+async function keepLoaded(name: string, ms: number): Promise<void> {
+  const keep_alive = Number.isFinite(ms) ? `${ms}ms` : -1;
+  try {
+    await (await askServer("/api/generate", { model: name, keep_alive, stream: false })).text();
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    process.stderr.write(`--keepalive is for a server's models, and ${error.message}\n`);
   }
 }
 
@@ -191,6 +211,11 @@ export function command(): Command {
     .option("--format <json|schema>", "the answer is JSON; with a JSON schema, JSON of that form")
     .option("--think [level]", "reasoning before the answer, for models that can: true, false, low, medium, high")
     .option("--hidethinking", "do not show the reasoning")
+    .option(
+      "--keepalive <time>",
+      "afterwards, how long a running server keeps the model (5m, 0, -1: for ever)",
+      duration,
+    )
     .option("--verbose", "all figures at the end, one a line")
     .option("--nowordwrap", "do not break lines between words")
     .option("--insecure", "a registry may be spoken to without TLS")

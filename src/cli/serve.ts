@@ -2,13 +2,21 @@
 // an orderly end on Ctrl-C or SIGTERM.
 import { readFileSync } from "node:fs";
 import { Command, InvalidArgumentError } from "commander";
-import { parseDuration } from "../base/duration.js";
 import { env, type VariableName } from "../base/env.js";
 import { type Level, setLog } from "../base/log.js";
 import { pagesFolder } from "../store/folder.js";
 import { parseAddress } from "./address.js";
 import { UsageError } from "./failure.js";
-import { addDeviceFlags, addGuessFlags, byteCount, collect, type DeviceFlags, numberIn, wholeNumber } from "./flags.js";
+import {
+  addDeviceFlags,
+  addGuessFlags,
+  byteCount,
+  collect,
+  type DeviceFlags,
+  duration,
+  numberIn,
+  wholeNumber,
+} from "./flags.js";
 import { modelArgument } from "./model.js";
 import { pullReport } from "./progress.js";
 
@@ -63,13 +71,6 @@ function interrupted(): Promise<void> {
     process.on("SIGINT", stop);
     process.on("SIGTERM", stop);
   });
-}
-
-function duration(text: string): number {
-  const ms = parseDuration(text);
-  if (ms === undefined)
-    throw new InvalidArgumentError('It must be a duration such as "5m", "1h30m" or "-1" (for ever).');
-  return ms;
 }
 
 /** A variable of Ollama's, read as the flag that says the same. */

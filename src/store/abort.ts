@@ -14,6 +14,15 @@ export function followed(signal: AbortSignal | undefined): AbortController {
   return controller;
 }
 
+/** Aborts after so long, or with the signal. A union with AbortSignal.timeout's would do, but Node 20 may collect that one
+ *  before it fires. */
+export function within(ms: number, signal: AbortSignal | undefined): AbortSignal {
+  const controller = followed(signal);
+  const end = () => controller.abort(new DOMException(`nothing came for ${ms / 1000} s`, "TimeoutError"));
+  setTimeout(end, ms).unref();
+  return controller.signal;
+}
+
 /** Throws the signal's reason once it is aborted, whatever the body does. */
 export async function* bodyOf(response: Response, signal: AbortSignal): AsyncGenerator<Uint8Array, void, undefined> {
   const reader = response.body?.getReader();

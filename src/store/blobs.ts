@@ -68,7 +68,7 @@ export async function sha256OfFile(
   return hash.digest("hex");
 }
 
-const diskFaults = new Set(["ENOSPC", "EDQUOT", "EROFS", "EACCES"]);
+const diskFaults = new Set(["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES"]);
 
 /** What the disk refused, as something that a person can mend; anything else as it is. */
 export function diskFailure(error: unknown, where: string): unknown {

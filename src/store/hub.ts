@@ -2,6 +2,7 @@
 // their download addresses. Digests come from the repository's listing; blobs.ts verifies them.
 import { env } from "../base/env.js";
 import { FormatError, UserError } from "../base/errors.js";
+import { within } from "./abort.js";
 import type { Digest } from "./blobs.js";
 import { networkReason, refusal } from "./download.js";
 
@@ -67,10 +68,7 @@ export async function listRepository(name: HubName, signal?: AbortSignal): Promi
       recursive: true,
       hubUrl: endpoint(),
       ...(token === undefined ? {} : { accessToken: token }),
-      fetch: (input, init) => {
-        const limit = AbortSignal.timeout(30_000);
-        return fetch(input, { ...init, signal: signal === undefined ? limit : AbortSignal.any([limit, signal]) });
-      },
+      fetch: (input, init) => fetch(input, { ...init, signal: within(30_000, signal) }),
     });
     for await (const entry of listing) {
       if (entry.type !== "file") continue;

@@ -121,6 +121,14 @@ export function parseModelfile(text: string): Recipe {
   const warnings: string[] = [];
   if (stop.length > 0) parameters.stop = stop;
   recipe.parameters = parametersOf(parameters, (name) => warnings.push(`PARAMETER ${name} does nothing any more`));
+  for (const name of ["renderer", "parser"] as const) {
+    if (recipe[name] !== undefined) {
+      warnings.push(
+        `${name.toUpperCase()} ${recipe[name]} is code inside Ollama: its name is kept, the template is used`,
+      );
+    }
+  }
+  if (recipe.requires !== undefined) warnings.push(`REQUIRES ${recipe.requires} is a version of Ollama: it is kept`);
   return { ...recipe, warnings };
 }
 

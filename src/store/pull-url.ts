@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../base/errors.js";
+import { within } from "./abort.js";
 import { adopt, partialPath } from "./blobs.js";
 import { download, HttpRefusal, networkReason } from "./download.js";
 import { withLock } from "./lock.js";
@@ -21,10 +22,9 @@ function refusal(status: number, url: string): HttpRefusal {
 
 /** What tells one version of the file from another. */
 async function versionOf(url: string, signal?: AbortSignal): Promise<{ version: string; bytes?: number }> {
-  const limit = AbortSignal.timeout(30_000);
   const response = await fetch(url, {
     method: "HEAD",
-    signal: signal === undefined ? limit : AbortSignal.any([limit, signal]),
+    signal: within(30_000, signal),
   }).catch((error: unknown) => {
     signal?.throwIfAborted();
     throw new UserError(`${new URL(url).host} cannot be reached: ${networkReason(error)}.`, {

@@ -4,6 +4,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { env } from "../base/env.js";
 import { UserError } from "../base/errors.js";
+import { within } from "./abort.js";
 import { networkReason, retryAfterMs } from "./download.js";
 import { manifestType, ociManifestType } from "./manifest.js";
 import { defaultRegistry, isOnThisMachine, type PackageId } from "./names.js";
@@ -192,8 +193,7 @@ export class Registry {
   }
 
   private within(limitMs: number): AbortSignal {
-    const limit = AbortSignal.timeout(limitMs);
-    return this.options.signal === undefined ? limit : AbortSignal.any([limit, this.options.signal]);
+    return within(limitMs, this.options.signal);
   }
 
   /** Takes what the answer's challenge asks for; of requests at once, one asks. false: there is nothing to give. */

@@ -1,5 +1,5 @@
 // The commands that load a model, on a tiny one of random weights: what comes out where, and in which form.
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -128,4 +128,36 @@ test("serve takes requests, and ends tidily with all its processes", async () =>
   running.child.kill("SIGTERM");
   expect((await running.done).code).toBe(0);
   await expect(fetch(`${url}/health`)).rejects.toThrow();
+});
+
+test("--keepalive is for a server's model: it stays there for so long, and without a server that is said", async () => {
+  const server = startMillrace(["serve", tiny, "--id", "kept", "--port", "0", "--json", ...reference], {
+    env: { MILLRACE_HOME: home },
+  });
+  let out = "";
+  server.child.stdout!.on("data", (text: string) => (out += text));
+  while (!out.includes("\n")) await sleep(20);
+  const { port } = JSON.parse(out) as { port: number };
+  const args = ["run", tiny, ...reference, "--max-tokens", "2", "--keepalive", "7m", "Hi"];
+  const asked = (address: string) => millrace(args, { env: { MILLRACE_HOME: home, OLLAMA_HOST: address } });
+  // The server has it under another name.
+  const refused = await asked(`127.0.0.1:${port}`);
+  expect([refused.code, refused.stderr]).toEqual([
+    0,
+    expect.stringMatching(/--keepalive is for a server's models, and/),
+  ]);
+  expect((await asked("127.0.0.1:1")).stderr).toMatch(/there is no server on http:\/\/127\.0\.0\.1:1/);
+  server.child.kill("SIGTERM");
+  await server.done;
+  expect((await run(["run", tiny, "--keepalive", "soon", "Hi"])).stderr).toMatch(/It must be a duration such as "5m"/);
+});
+
+test("a picture that a prompt names by its path is refused; a word that looks like one is text", async () => {
+  const picture = join(home, "cat.png");
+  writeFileSync(picture, "");
+  const ask = (prompt: string) => run(["run", tiny, ...reference, "--max-tokens", "2", prompt]);
+  const refused = await ask(`What is on ${picture} ?`);
+  expect([refused.code, refused.stdout]).toEqual([1, ""]);
+  expect(refused.stderr).toMatch(/takes no images: leave .*cat\.png out of the prompt/);
+  expect((await ask("What is a cat.png?")).code).toBe(0);
 });

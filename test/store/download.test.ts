@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { within } from "../../src/store/abort.js";
 import { download, HttpRefusal } from "../../src/store/download.js";
 import { type HubServer, startHub } from "./hub-server.js";
 
@@ -129,4 +130,14 @@ test("an abort ends it, and what came stays for the next time", async () => {
   hub.bytesPerSecond = 0;
   await download(address(), path, { bytes: content.length });
   expect(readFileSync(path).equals(content)).toBe(true);
+});
+
+test("a time limit ends a request with a caller's signal beside it, and so does the signal", async () => {
+  const caller = new AbortController();
+  const late = within(10, caller.signal);
+  await new Promise((done) => late.addEventListener("abort", done));
+  expect((late.reason as Error).name).toBe("TimeoutError");
+  const stopped = within(60_000, caller.signal);
+  caller.abort(new Error("enough"));
+  expect((stopped.reason as Error).message).toBe("enough");
 });

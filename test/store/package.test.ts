@@ -112,6 +112,8 @@ test("a retired parameter is read, said and left out", () => {
   const { parameters, warnings } = parseModelfile("FROM a\nPARAMETER mirostat 2\nPARAMETER seed 3");
   expect(parameters).toEqual({ seed: 3 });
   expect(warnings).toEqual(["PARAMETER mirostat does nothing any more"]);
+  const kept = parseModelfile("FROM a\nRENDERER qwen3\nPARSER qwen3\nREQUIRES 0.14.0").warnings;
+  expect(kept.join("\n")).toMatch(/RENDERER qwen3 .*the template is used\nPARSER qwen3 .*\nREQUIRES 0\.14\.0 .*Ollama/);
 });
 
 test("a package from a package has the same weights, what is new over what was, and shares every blob", async () => {

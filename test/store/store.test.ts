@@ -1,4 +1,5 @@
 // The store: what is pulled is whole and verified or not there, whatever happens on the way.
+import { execFile } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
@@ -15,7 +16,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { withLock } from "../../src/store/lock.js";
 import { Store } from "../../src/store/store.js";
-import { millrace, startMillrace } from "../support/millrace.js";
+import { mainPath, millrace, startMillrace } from "../support/millrace.js";
 import { type HubServer, sha256, startHub } from "./hub-server.js";
 
 const big = Buffer.alloc(400_000, "weights of some model ");
@@ -282,4 +283,29 @@ test("a lock keeps others out until its holder is done, and outlives no dead hol
   expect(order).toEqual(["first in", "first out", "second in"]);
   writeFileSync(path, "999999999"); // no such process
   expect(await withLock(path, async () => "taken over")).toBe("taken over");
+});
+
+test.skipIf(process.platform === "win32")("a disk that takes no more is said in words, and loses nothing", async () => {
+  expect((await pull("hf:owner/repo/model-Q4_0.gguf")).code).toBe(0);
+  hub.files.set("second.gguf", Buffer.from(big).reverse());
+  // Files of at most 100 KiB: what the system refuses is as much a refusal as a full disk is.
+  const args = [
+    "-c",
+    `ulimit -f 100 && exec "$@"`,
+    "bash",
+    process.execPath,
+    mainPath,
+    "pull",
+    "hf:owner/repo/second.gguf",
+  ];
+  const full = await new Promise<{ code: unknown; stderr: string }>((done) =>
+    execFile("bash", args, { env: { ...process.env, ...childEnv() } }, (error, _, stderr) =>
+      done({ code: error?.code, stderr }),
+    ),
+  );
+  expect(full.code).toBe(1);
+  expect(full.stderr).toMatch(/cannot be written: .*What was there is as it was/);
+  expect(store.list().map(({ name }) => name)).toEqual(["hf:owner/repo/model-Q4_0.gguf"]);
+  const again = await pull("hf:owner/repo/second.gguf");
+  expect([again.code, store.list().length]).toEqual([0, 2]);
 });
