@@ -6,6 +6,7 @@ import { parseDuration } from "../base/duration.js";
 import { UserError } from "../base/errors.js";
 import type { Embeddings, EmbedJob } from "../session/embed.js";
 import type { Prepared } from "../session/session.js";
+import { catalogue } from "../store/catalogue.js";
 import type { Store } from "../store/store.js";
 import { isAllowed } from "./cors.js";
 import { untilEnded } from "./ending.js";
@@ -257,6 +258,9 @@ function modelRoutes(scope: FastifyInstance, { models }: OllamaServer): void {
   scope.route({ method: ["GET", "HEAD"], url: "/api/tags", handler: () => tags(models) });
   scope.get("/api/status", async () => ({ cloud: { disabled: true, source: "server" } }));
   scope.get("/api/ps", () => running(models));
+  scope.get("/api/experimental/model-recommendations", async () => ({
+    recommendations: catalogue.map(({ name, title }) => ({ model: name, description: title })),
+  }));
   scope.post<{ Body: schema.ShowRequest }>("/api/show", { schema: { body: schema.ShowBody } }, ({ body }) =>
     show(models.find(nameOf(body)), body),
   );
@@ -310,9 +314,16 @@ function storeRoutes(scope: FastifyInstance, { models, store, times, pullHosts }
   );
 }
 
+/** Routes whose bodies are no JSON. */
 function blobRoutes(scope: FastifyInstance, { store }: OllamaServer): void {
   scope.removeAllContentTypeParsers();
   scope.addContentTypeParser("*", (_request, payload, done) => done(null, payload));
+  scope.post("/v1/audio/transcriptions", async () => {
+    throw new UserError("This server has no model that hears: it transcribes nothing.", {
+      status: 501,
+      code: "unsupported_modality",
+    });
+  });
   const url = "/api/blobs/:digest";
   type Params = { Params: { digest: string } };
   scope.head<Params>(url, async ({ params }, reply) =>

@@ -228,6 +228,12 @@ describe("around the routes", () => {
     expect(await (await fetch(`${server.url}/api/status`)).json()).toEqual({
       cloud: { disabled: true, source: "server" },
     });
+    const suggested = await fetch(`${server.url}/api/experimental/model-recommendations`);
+    expect(await suggested.json()).toEqual({
+      recommendations: [{ model: "smollm2", description: "SmolLM2-135M-Instruct, Q4_1" }],
+    });
+    const heard = await fetch(`${server.url}/v1/audio/transcriptions`, { method: "POST", body: new FormData() });
+    expect([heard.status, await heard.text()]).toEqual([501, expect.stringMatching(/transcribes nothing/)]);
   });
 
   it("bodies are JSON whatever curl calls them", async () => {
