@@ -80,6 +80,8 @@ export interface StepView {
   readonly slots: bigint;
   readonly tokenStart: bigint;
   readonly kvStart: bigint;
+  /** [slots, SlotInt] */
+  readonly slotInts: bigint;
   /** [rows] indices into tokens. */
   readonly rowTokens: bigint;
   /** One a page group: start [sequences + 1], first [sequences], ids. */
