@@ -3,6 +3,9 @@
 // machine, commit, every run, medians, spread and ratios (millrace / peer; above 1 is faster).
 //
 //   node bench/cpu.mjs --peer FOLDER --model MODEL=FILE.gguf [--model …] [--threads 2] [--rounds 3] [--out FILE.json]
+//   --peer-flag=-rtr --peer-flag=1     more flags for llama-bench (ik_llama.cpp's run-time repacking)
+//   --own-flag=--deterministic         more flags for millrace
+//   --only latency|throughput          one of the two
 import { execFileSync, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
@@ -23,6 +26,9 @@ const { values: flags } = parseArgs({
     requests: { type: "string", default: "16" },
     "batch-prompt": { type: "string", default: "128" },
     "batch-generate": { type: "string", default: "128" },
+    "peer-flag": { type: "string", multiple: true, default: [] },
+    "own-flag": { type: "string", multiple: true, default: [] },
+    only: { type: "string" },
     out: { type: "string" },
   },
 });
@@ -47,8 +53,9 @@ const peer = (tool) => {
 function peerLatency(file) {
   const { threads, prompt, generate } = flags;
   const args = ["-m", file, "-t", threads, "-p", prompt, "-n", generate, "-fa", "1", "-r", "1", "-o", "json"];
-  const text = run(peer("llama-bench"), args);
-  const rows = JSON.parse(text);
+  const text = run(peer("llama-bench"), [...args, ...flags["peer-flag"]]);
+  // ik_llama.cpp writes lines of its own before the list.
+  const rows = JSON.parse(text.slice(text.search(/^\[/m)));
   const speed = (test) => rows.find(test).avg_ts;
   const promptTokensPerSecond = speed((row) => row.n_prompt > 0 && row.n_gen === 0);
   return {
@@ -110,7 +117,7 @@ function rounds(body) {
 
 const models = flags.model.map((given) => {
   const [name, file] = given.includes("=") ? given.split("=") : [given.split("/").pop(), given];
-  const settings = ["--model", file, "--threads", flags.threads];
+  const settings = ["--model", file, "--threads", flags.threads, ...flags["own-flag"]];
   const batch = [
     "--requests",
     flags.requests,
@@ -119,23 +126,29 @@ const models = flags.model.map((given) => {
     "--generate",
     flags["batch-generate"],
   ];
-  console.error(`${name}: latency`);
-  const latency = rounds({
-    millrace: () =>
-      millrace("latency", ...settings, "--prompt", flags.prompt, "--generate", flags.generate, "--repeat", "1"),
-    peer: () => peerLatency(file),
-  });
-  console.error(`${name}: throughput`);
-  const throughput = rounds({
-    millrace: () => millrace("throughput", ...settings, ...batch, "--repeat", "1"),
-    peer: () => peerThroughput(file),
-  });
+  const work = {
+    latency: {
+      millrace: () =>
+        millrace("latency", ...settings, "--prompt", flags.prompt, "--generate", flags.generate, "--repeat", "1"),
+      peer: () => peerLatency(file),
+    },
+    throughput: {
+      millrace: () => millrace("throughput", ...settings, ...batch, "--repeat", "1"),
+      peer: () => peerThroughput(file),
+    },
+  };
+  const runs = {};
+  for (const [what, sides] of Object.entries(work)) {
+    if (flags.only && flags.only !== what) continue;
+    console.error(`${name}: ${what}`);
+    runs[what] = rounds(sides);
+  }
   const sha256 = createHash("sha256").update(readFileSync(file)).digest("hex");
   return {
     model: name,
     file: { bytes: statSync(file).size, sha256 },
-    summary: { latency: summary(latency), throughput: summary(throughput) },
-    runs: { latency, throughput },
+    summary: Object.fromEntries(Object.entries(runs).map(([what, pairs]) => [what, summary(pairs)])),
+    runs,
   };
 });
 
@@ -160,6 +173,8 @@ const report = {
   settings: {
     threads: Number(flags.threads),
     rounds: Number(flags.rounds),
+    peerFlags: flags["peer-flag"],
+    ownFlags: flags["own-flag"],
     latency: { prompt: Number(prompt), generate: Number(generate) },
     throughput: {
       requests: Number(requests),

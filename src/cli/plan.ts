@@ -12,7 +12,6 @@ import { formatBytes, table } from "./table.js";
 
 interface PlanFlags extends DeviceFlags {
   readonly insecure?: boolean;
-  readonly measure?: boolean;
   readonly json?: boolean;
 }
 
@@ -49,8 +48,7 @@ async function foretell(name: string, checkpoint: Checkpoint, flags: PlanFlags):
     const { measureRoofs } = await import("./ops.js");
     const machine = machineName(about.device, threads);
     const book = new SpeedBook();
-    if (flags.measure) book.forgetRoofs(machine);
-    const limits = speedLimits(book.roofs(machine, () => measureRoofs(threads)));
+    const limits = speedLimits(book.roofs(machine, measureRoofs(threads)));
     return { ...about, fits: true, ...told, speeds: book.predict(machine, name, limits) };
   } catch (error) {
     if (!(error instanceof UserError) || error.code !== "out_of_memory") throw error;
@@ -125,7 +123,6 @@ export function command(): Command {
         "models have reached of them (millrace bench latency).",
     )
     .argument("<model>", modelArgument)
-    .option("--measure", "measure this machine's limits again")
     .option("--insecure", "a registry may be spoken to without TLS")
     .option("--json", "print JSON");
   return addDeviceFlags(program)

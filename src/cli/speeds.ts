@@ -32,17 +32,13 @@ export class SpeedBook {
     this.book = { roofs: {}, models: {}, ...read(this.path) };
   }
 
-  /** machine: device and threads. */
-  roofs(machine: string, measure: () => Roofs): Roofs {
-    const known = this.book.roofs[machine];
-    if (known !== undefined) return known;
-    this.book.roofs[machine] = measure();
+  /** The most that was ever measured on the machine (device and threads): other work beside makes it less, nothing more. */
+  roofs(machine: string, measured: Roofs): Roofs {
+    const known = this.book.roofs[machine] ?? measured;
+    const best = (limit: keyof Roofs) => Math.max(known[limit], measured[limit]);
+    this.book.roofs[machine] = { readBytes: best("readBytes"), int8: best("int8"), f32: best("f32") };
     this.write();
     return this.book.roofs[machine];
-  }
-
-  forgetRoofs(machine: string): void {
-    delete this.book.roofs[machine];
   }
 
   of(machine: string, model: string): ModelSpeeds | undefined {

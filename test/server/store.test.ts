@@ -14,6 +14,7 @@ import { Hold } from "../../src/store/keep.js";
 import { configType, type Descriptor, encodeManifest, layerType, manifestType } from "../../src/store/manifest.js";
 import { configBlob, fileLayer } from "../../src/store/package.js";
 import { newName, Store } from "../../src/store/store.js";
+import { startFakeRegistry } from "../store/registry-server.js";
 import { smollm2 } from "../support/models.js";
 
 const { serve } = (await import(new URL("../../dist/server/serve.js", import.meta.url).href)) as typeof ServeModule;
@@ -239,6 +240,32 @@ describe("a server over the store", () => {
     await expect(ollama.create({ model: "x", from: "nobody-has-this" })).rejects.toThrow(/nobody-has-this/);
     await expect(ollama.push({ model: "nobody" })).rejects.toMatchObject({ status_code: 404 });
     for (const model of ["brief", "uploaded"]) await ollama.delete({ model });
+  });
+
+  it("pushes a package to a registry and pulls it back, the same to the digest, with progress on the way", async () => {
+    const registry = await startFakeRegistry();
+    try {
+      const model = `${registry.host}/me/model:v1`;
+      await ollama.copy({ source: "tiny", destination: model });
+      const digest = async () => (await ollama.list()).models.find(({ name }) => name === model)?.digest;
+      const before = await digest();
+      const sent: string[] = [];
+      for await (const { status } of await ollama.push({ model, stream: true })) sent.push(status);
+      expect(sent.at(-1)).toBe("success");
+      await ollama.delete({ model });
+      expect(await digest()).toBeUndefined();
+      const came: { status: string; completed?: number; total?: number }[] = [];
+      for await (const progress of await ollama.pull({ model, stream: true })) came.push(progress);
+      expect(came.at(-1)!.status).toBe("success");
+      expect(came[0].status).toBe("pulling manifest");
+      expect(came.some(({ completed, total }) => total !== undefined && completed === total)).toBe(true);
+      expect(await digest()).toBe(before);
+      expect((await ollama.generate({ model, prompt: "" })).done_reason).toBe("load");
+      await expect(ollama.pull({ model: `${registry.host}/me/other:v1` })).rejects.toThrow(/has no .*other|404/);
+      await ollama.delete({ model });
+    } finally {
+      await registry.close();
+    }
   });
 
   it("fills in between a prompt and a suffix where the template has a place for it", async () => {
