@@ -50,7 +50,7 @@ export class GrammarEngine {
 
   /** Throws UserError for a grammar that cannot be read. */
   async compile(grammar: TokenGrammar): Promise<CompiledGrammar> {
-    const key = JSON.stringify([grammar.text, grammar.controls]);
+    const key = JSON.stringify([grammar.text, grammar.controls, grammar.ends]);
     const known = this.compiled.get(key);
     if (known !== undefined) {
       this.compiled.delete(key);
@@ -74,14 +74,13 @@ export class GrammarEngine {
   async open(grammar: TokenGrammar): Promise<Matching> {
     const compiled = await this.compile(grammar);
     const { GrammarMatcher } = this.module;
-    const stops = grammar.ends.length === 0 ? undefined : [...grammar.ends];
-    const matcher = await GrammarMatcher.createGrammarMatcher(compiled, stops, stops === undefined);
+    const matcher = await GrammarMatcher.createGrammarMatcher(compiled, undefined, grammar.ends.length === 0);
     return new Matching(matcher, grammar, this.vocabulary);
   }
 
   private async compileNew(grammar: TokenGrammar): Promise<CompiledGrammar> {
     if (grammar.foreign) await this.read(grammar);
-    const compiler = await this.compiler(grammar.controls);
+    const compiler = await this.compiler(grammar);
     this.said = [];
     try {
       return await compiler.compileGrammar(grammar.text);
@@ -114,17 +113,17 @@ export class GrammarEngine {
   }
 
   /** One for each set of control tokens: a model's tool calls use one set, plain formats none. */
-  private compiler(controls: readonly number[]): Promise<GrammarCompiler> {
-    const key = controls.join();
+  private compiler({ controls, ends }: TokenGrammar): Promise<GrammarCompiler> {
+    const key = `${controls.join()} ${ends.join()}`;
     let compiler = this.compilers.get(key);
     if (compiler === undefined) {
-      compiler = this.makeCompiler(new Set(controls));
+      compiler = this.makeCompiler(new Set(controls), ends);
       this.compilers.set(key, compiler);
     }
     return compiler;
   }
 
-  private async makeCompiler(controls: ReadonlySet<number>): Promise<GrammarCompiler> {
+  private async makeCompiler(controls: ReadonlySet<number>, ends: readonly number[]): Promise<GrammarCompiler> {
     const { TokenizerInfo, GrammarCompiler } = this.module;
     const { vocabulary } = this;
     const encoder = new TextEncoder();
@@ -138,8 +137,8 @@ export class GrammarEngine {
       }
     }
     tokens.push(spelled(Uint8Array.of(0xff)));
-    // No stop token of its own: each matcher brings the request's.
-    const info = await TokenizerInfo.createTokenizerInfo(tokens, "byte_level", false, tokens.length, []);
+    // Stop tokens that a matcher brings itself are missing from masks of nearly everything (free text), for they have no text.
+    const info = await TokenizerInfo.createTokenizerInfo(tokens, "byte_level", false, tokens.length, [...ends]);
     return GrammarCompiler.createGrammarCompiler(info);
   }
 }

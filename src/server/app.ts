@@ -26,6 +26,7 @@ import { Records } from "./records.js";
 import { responseRoutes } from "./responses.js";
 import type { LocalModel } from "./source.js";
 import { tgiRoutes } from "./tgi.js";
+import { tokenRoutes } from "./tokens.js";
 import { traceTo } from "./traces.js";
 
 export interface ListenOptions {
@@ -121,6 +122,7 @@ export async function listen(
   batchRoutes(app, serving, { records, keys, draining: draining.signal, maxBodyBytes: settings.maxBodyBytes });
   anthropicRoutes(app, serving);
   tgiRoutes(app, serving);
+  tokenRoutes(app, serving);
   const guarded = settings.apiKeys.length + settings.keys.length > 0;
   const { corsOrigins } = settings;
   ollamaRoutes(app, { ...serving, store, corsOrigins, pullHosts: guarded ? settings.pullHosts : null });

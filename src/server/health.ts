@@ -1,7 +1,8 @@
 // Owns: what a load balancer or a monitor asks: /health and /ping (are the engines alive), /ready (are more requests wanted),
-// /metrics. A dead engine is started again by the next request; so that none has to fail for it, asking for its health does
+// /load (how many are open) and /version in vLLM's words, /metrics. A dead engine is started again by the next request; so that none has to fail for it, asking for its health does
 // the same.
 import type { FastifyInstance } from "fastify";
+import { version } from "../host/version.js";
 import type { Metrics } from "./metrics.js";
 import type { ServedModels } from "./models.js";
 
@@ -43,6 +44,10 @@ export function healthRoutes(
       return { status, models: reports };
     },
   });
+  app.get("/load", async () => ({
+    server_load: models.loaded.reduce((sum, { served: { queue } }) => sum + queue.running + queue.waiting, 0),
+  }));
+  app.get("/version", async () => ({ version: version() }));
   app.get("/metrics", async (_request, reply) => {
     const { contentType, text } = await metrics.render();
     return reply.type(contentType).send(text);

@@ -1,14 +1,12 @@
-// Owns: TGI's routes. TGI serves one model and its requests name none; where this server has several, they carry "model".
+// Owns: TGI's routes but those of tokens (tokens.ts). TGI serves one model and its requests name none; where this server has several, they carry "model".
 // Jobs, answers and schemas are in tgi/.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { version } from "../host/version.js";
 import { exchanging, type Serving } from "./exchange.js";
-import { chatJob } from "./openai/chat.js";
 import { respondStream, respondWhole } from "./tgi/answer.js";
 import { envelopeRoutes } from "./tgi/envelopes.js";
 import { asked } from "./tgi/job.js";
 import * as schema from "./tgi/schema.js";
-import { located } from "./tgi/tokens.js";
 
 export function tgiRoutes(app: FastifyInstance, serving: Serving): void {
   const generate = (
@@ -32,29 +30,10 @@ export function tgiRoutes(app: FastifyInstance, serving: Serving): void {
     generate(request, reply, (request.body as schema.CompatRequest).stream ?? false, (answer) => [answer]);
   app.post("/", { schema: { body: schema.CompatBody } }, compat);
   envelopeRoutes(app, serving, compat);
-  tokenRoutes(app, serving);
   app.get("/info", (request, reply) =>
     exchanging(serving, request, reply, undefined, async ({ model }) => {
       reply.send(info(model.id, model.session.limits, model.queue));
     }),
-  );
-}
-
-function tokenRoutes(app: FastifyInstance, serving: Serving): void {
-  app.post<{ Body: schema.CompatRequest }>("/tokenize", { schema: { body: schema.CompatBody } }, (request, reply) =>
-    exchanging(serving, request, reply, request.body.model, async ({ model: { session } }) => {
-      reply.send(located(session, session.tokenize(request.body.inputs, { bos: true, special: true })));
-    }),
-  );
-  app.post<{ Body: schema.ChatTokenizeRequest }>(
-    "/chat_tokenize",
-    { schema: { body: schema.ChatTokenizeBody } },
-    (request, reply) =>
-      exchanging(serving, request, reply, request.body.model, async ({ model: { id, session } }) => {
-        const ids = session.promptIds(chatJob({ ...request.body, model: id }));
-        const templated_text = session.detokenize(ids, { special: true });
-        reply.send({ tokenize_response: located(session, ids), templated_text });
-      }),
   );
 }
 

@@ -2,9 +2,10 @@
 // binds the tokens, and how the answer is taken apart. Refuses what the model cannot do, by the field's name.
 import { UserError } from "../base/errors.js";
 import type { TokenGrammar } from "../engine/types.js";
-import { type Dialect, dialectOf, markSpellings } from "../text/dialect.js";
+import { type Dialect, dialectOf, markSpellings, marksIn, partMarks } from "../text/dialect.js";
 import { answerGrammar, type ReasoningStart, type ToolSpec } from "../text/grammar/answer.js";
-import type { TextModel } from "./needs.js";
+import { markTexts, type OutputFormat } from "../text/grammar/format.js";
+import type { TextModel, TextTokenizer } from "./needs.js";
 import type { RouterOptions } from "./router.js";
 import type { ChatJob, Tool } from "./types.js";
 
@@ -49,14 +50,18 @@ export function answerPlan(job: ChatJob, dialect: Dialect, text: TextModel | und
   const bound = format !== undefined || tools.length > 0;
   if (!bound && reasoning === "none" && dialect.content === undefined) return {};
   if (bound) refuseBeside(job);
-  const tokenizer = text!.tokenizer;
-  const controls = new Map<string, number>();
-  for (const spelling of markSpellings(dialect)) {
-    const id = tokenizer.control(spelling);
-    // A token that ends the answer is its end, not a mark in it.
-    if (id !== undefined && !tokenizer.endIds.includes(id) && chat) controls.set(spelling, id);
+  if (format?.kind === "structural" && tools.length > 0) {
+    throw new UserError(
+      'A structural tag cannot be combined with tools, whose calls its free text could spell; write the calls as tags, with tool_choice "none".',
+      { code: "unsupported_field", param: "tools" },
+    );
   }
-  const router = chat ? { dialect, reasoning, calls: tools.length > 0, controls } : undefined;
+  const tokenizer = text!.tokenizer;
+  const named = format ? formatControls(format, chat ? dialect : undefined, tokenizer) : [];
+  const controls = chat ? dialectControls(dialect, tokenizer) : new Map<string, number>();
+  // What the format names gives no text.
+  const read = new Map([...controls].filter(([spelling]) => !named.some(([other]) => other === spelling)));
+  const router = chat ? { dialect, reasoning, calls: tools.length > 0, controls: read } : undefined;
   if (!bound) return { router };
   const parts = chat ? dialect : { ...dialect, content: undefined };
   const { text: grammar, ...rest } = answerGrammar({
@@ -66,11 +71,43 @@ export function answerPlan(job: ChatJob, dialect: Dialect, text: TextModel | und
     mustCall: job.toolChoice === "required" || typeof job.toolChoice === "object",
     parallel: job.parallelToolCalls ?? true,
     format,
-    controls,
+    controls: new Map([...controls, ...named]),
   });
   // Forced tokens are not scored: who wants log-probabilities gets every token drawn.
   const jumps = job.logprobs === undefined;
   return { router, grammar: { text: grammar, ...rest, ends: tokenizer.endIds, jumps } };
+}
+
+/** A token that ends the answer is its end, not a mark in it. */
+function dialectControls(dialect: Dialect, tokenizer: TextTokenizer): Map<string, number> {
+  return new Map(
+    markSpellings(dialect).flatMap((spelling) => {
+      const id = tokenizer.control(spelling);
+      return id === undefined || tokenizer.endIds.includes(id) ? [] : [[spelling, id] as const];
+    }),
+  );
+}
+
+/** Control tokens that a format's fixed texts spell. */
+function formatControls(
+  format: OutputFormat,
+  dialect: Dialect | undefined,
+  tokenizer: TextTokenizer,
+): (readonly [string, number])[] {
+  const taken = dialect ? partMarks(dialect) : [];
+  return marksIn(markTexts(format)).flatMap((spelling) => {
+    const id = tokenizer.control(spelling);
+    if (id === undefined) return [];
+    const ends = tokenizer.endIds.includes(id);
+    if (ends || taken.includes(spelling)) {
+      const what = ends ? "ends its answers" : "marks the parts of its answers";
+      throw new UserError(`The structural tag names ${spelling}, with which this model ${what}.`, {
+        code: "unsupported_structural_tag",
+        param: "format",
+      });
+    }
+    return [[spelling, id] as const];
+  });
 }
 
 /** undefined: none, or none may be called. */

@@ -207,9 +207,18 @@ export function dialectOf(source: string | undefined): Dialect {
 }
 
 /** Every control token that a dialect may name: pieces of its spellings that look like one. */
-export function markSpellings({ calls, reasoning, content }: Dialect): string[] {
-  const texts = [calls.open, calls.before, calls.middle, calls.after, calls.between ?? "", calls.close];
-  if (reasoning) texts.push(reasoning.open, reasoning.close);
-  if (content) texts.push(content.open, content.close);
+export function markSpellings(dialect: Dialect): string[] {
+  const { open, before, middle, after, between, close } = dialect.calls;
+  return [...new Set([...marksIn([open, before, middle, after, between ?? "", close]), ...partMarks(dialect)])];
+}
+
+/** Those around reasoning and text. */
+export function partMarks({ reasoning, content }: Dialect): string[] {
+  const parts = [reasoning, content].flatMap((part) => (part ? [part.open, part.close] : []));
+  return marksIn(parts);
+}
+
+/** Pieces of texts that look like control tokens. */
+export function marksIn(texts: readonly string[]): string[] {
   return [...new Set(texts.flatMap((text) => text.match(/<[|｜][^|｜]*[|｜]>|<\/?[a-z_]+>|\[\/?[A-Z_]+\]/g) ?? []))];
 }

@@ -5,6 +5,7 @@ import type { TokenGrammar } from "../../src/engine/types.js";
 import { AnswerRouter, type Segment } from "../../src/session/router.js";
 import { dialectOf, markSpellings } from "../../src/text/dialect.js";
 import { type AnswerSpec, answerGrammar, type ReasoningStart, withControls } from "../../src/text/grammar/answer.js";
+import { splitControls } from "../../src/text/grammar/ebnf.js";
 import { end, pieceOf, walk, world } from "./walk.js";
 
 const deepseek = ["calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep"].map((part) => `<｜tool▁${part}｜>`);
@@ -169,6 +170,17 @@ describe.each(templates)("%s", (name, template, spellings) => {
       content: dialect.content ? "" : "Let me see.",
       calls: [{ name: "noop", arguments: '{"a": "}{"}' }],
     });
+  });
+
+  it("an answer of text alone may end, with tools that could have been called", async () => {
+    const { open, close } = dialect.content ?? { open: "", close: "" };
+    const parts = splitControls(withControls(`${open}Hi${close}`, controls)) ?? [];
+    const ids = parts.flatMap((part) => (typeof part === "number" ? part : [...new TextEncoder().encode(part)]));
+    const matching = await w.engine.open(grammarOf({}));
+    for (const id of ids) expect(matching.accept(id)).toBe(true);
+    const verdict = await matching.verdict(false);
+    expect(verdict.kind === "mask" && (verdict.mask[end >>> 5] >>> (end & 31)) & 1).toBe(1);
+    matching.dispose();
   });
 
   it("reasoning is read where no grammar bound it", () => {

@@ -3,8 +3,8 @@
 
 import type { TokenGrammar } from "../../src/engine/types.js";
 import { GrammarEngine, type GrammarVocabulary } from "../../src/host/grammar-engine.js";
-import { controlSpelling, Rules } from "../../src/text/grammar/ebnf.js";
-import { formatRule, type OutputFormat } from "../../src/text/grammar/format.js";
+import { controlSpelling, literal, Rules } from "../../src/text/grammar/ebnf.js";
+import { formatBody, isForeign, type OutputFormat } from "../../src/text/grammar/format.js";
 import { seededRandom } from "../support/random.js";
 
 const words = [
@@ -49,8 +49,9 @@ export function world(controlSpellings: readonly string[] = []): World {
 
 export function formatGrammar(format: OutputFormat): TokenGrammar {
   const rules = new Rules();
-  const text = rules.text(formatRule(rules, format));
-  return { text, controls: [], triggers: [], ends: [end], foreign: format.kind === "grammar" };
+  const spelling = { quoted: literal, stop: literal, spelled: (text: string) => text };
+  const text = rules.text(formatBody(rules, format, { spelling, close: "", param: "format" }));
+  return { text, controls: [], triggers: [], ends: [end], foreign: isForeign(format) };
 }
 
 export interface Walk {

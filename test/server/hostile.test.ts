@@ -96,6 +96,7 @@ const bodies: Record<string, Record<string, unknown>> = {
   "/invocations": { inputs: "Hi", parameters: { max_new_tokens: 8 } },
   "/tokenize": { inputs: "Hi" },
   "/chat_tokenize": { messages: chat.messages },
+  "/detokenize": { tokens: [72, 105] },
 };
 const fields = (
   "messages prompt inputs parameters input model system options format tools tool_choice response_format structured_outputs n " +

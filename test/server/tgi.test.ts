@@ -256,6 +256,40 @@ describe("other routes", () => {
     expect(chat.tokenize_response).toHaveLength(chat.templated_text.length - "<s>".length + 1);
   });
 
+  it("tokenize and detokenize as vLLM does", async () => {
+    const { post } = await start();
+    const tokens = [256, 72, 105];
+    const whole = { count: 3, max_model_len: 256, tokens, token_strs: null };
+    expect(await json(await post("/tokenize", { model: "tiny", prompt: "Hi" }))).toEqual(whole);
+    const bare = { prompt: "Hi", add_special_tokens: false, return_token_strs: true };
+    expect(await json(await post("/tokenize", bare))).toMatchObject({ tokens: [72, 105], token_strs: ["H", "i"] });
+    const chat = await json(await post("/tokenize", { messages: [{ role: "user", content: "Hi" }] }));
+    const back = await json(await post("/detokenize", { tokens: chat.tokens }));
+    expect(back).toEqual({ prompt: "<s>user: Hi\nassistant: " });
+  });
+
+  it("say which fields of /tokenize do not go together, and which tokens are none", async () => {
+    const { post } = await start();
+    for (const [body, words] of [
+      [{}, "has one of"],
+      [{ inputs: "Hi", prompt: "Hi" }, "has one of"],
+      [{ prompt: "Hi", tools: [] }, "tools does not go with prompt"],
+      [{ messages: [{ role: "user", content: "Hi" }], add_special_tokens: true }, "does not go with messages"],
+    ] as const) {
+      const answer = await post("/tokenize", body);
+      expect([answer.status, await json(answer)]).toMatchObject([422, { error: expect.stringContaining(words) }]);
+    }
+    const answer = await post("/detokenize", { tokens: [1_000_000] });
+    expect([answer.status, await json(answer)]).toMatchObject([400, { error: { param: "tokens" } }]);
+  });
+
+  it("tell the version and the load", async () => {
+    const { server } = await start();
+    const { version } = await json(await fetch(`${server.url}/version`));
+    expect(version).toMatch(/^\d+\.\d+\.\d+/);
+    expect(await json(await fetch(`${server.url}/load`))).toEqual({ server_load: 0 });
+  });
+
   it("tell of the model", async () => {
     const { server } = await start();
     const info = await json(await fetch(`${server.url}/info`));

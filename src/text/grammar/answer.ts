@@ -3,7 +3,7 @@
 import { UserError } from "../../base/errors.js";
 import type { Dialect } from "../dialect.js";
 import { controlSpelling, literal, Rules } from "./ebnf.js";
-import { formatRule, type OutputFormat } from "./format.js";
+import { formatBody, isForeign, type OutputFormat } from "./format.js";
 import { anyObject } from "./json.js";
 import { schemaRule } from "./schema.js";
 
@@ -85,7 +85,7 @@ class Composer {
       text: rules.text(root),
       controls: [...spec.controls.values()],
       triggers: [...this.triggers],
-      foreign: spec.format?.kind === "grammar",
+      foreign: spec.format !== undefined && isForeign(spec.format),
     };
   }
 
@@ -94,9 +94,15 @@ class Composer {
     const { content, calls } = spec.dialect;
     const begin = calls.open + calls.before.replace("{i}", "0");
     if (spec.mustCall) return rules.rule("must_call", `${this.quoted(begin)} ${this.calls()}`);
-    const text = spec.format ? formatRule(rules, spec.format, spec.param) : undefined;
+    const close = content?.close ?? "";
+    const spelling = {
+      quoted: (text: string) => this.quoted(text),
+      stop: (mark: string) => this.stop(mark),
+      spelled: (text: string) => withControls(text, spec.controls),
+    };
+    const text = spec.format && formatBody(rules, spec.format, { spelling, close, param: spec.param ?? "format" });
     if (content !== undefined) {
-      const inner = text === undefined ? this.until(content.close) : `${text} ${this.quoted(content.close)}`;
+      const inner = text ?? this.until(close);
       const marked = `${this.quoted(content.open)} ${inner}`;
       return rules.rule("answer", this.hasTools() ? `${marked} | ${this.quoted(begin)} ${this.calls()}` : marked);
     }
