@@ -14,7 +14,14 @@ import { limits } from "../support/batch.js";
 import { openTiny } from "../support/golden.js";
 
 const folder = fileURLToPath(new URL("../../kernels/cuda/", import.meta.url));
-const properties = { name: "none", multiprocessors: 132, sharedBytes: 232448, l2Bytes: 50 << 20, capability: 90 };
+const properties = {
+  name: "none",
+  multiprocessors: 132,
+  clock: 2e9,
+  sharedBytes: 232448,
+  l2Bytes: 50 << 20,
+  capability: 90,
+};
 
 /** Variants that the preprocessor names: their own tests on a GPU check them. */
 const byMacro = /^mr_(attention|linear|embed|moe|pack|unpack)_/;

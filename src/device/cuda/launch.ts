@@ -91,6 +91,8 @@ export interface StepView {
 export interface CudaProperties {
   readonly name: string;
   readonly multiprocessors: number;
+  /** The highest, in Hz. */
+  readonly clock: number;
   /** Most dynamic shared memory that a block may ask for, in bytes. */
   readonly sharedBytes: number;
   readonly l2Bytes: number;

@@ -28,6 +28,7 @@ import { Sequence } from "./launcher.js";
 import type { LoweredPlan } from "./lower.js";
 import type { Workspace } from "./memory.js";
 import type { Cuda, HostMemory } from "./native.js";
+import { timed } from "./roof.js";
 import { type StepMemory, sampleWaves } from "./step.js";
 import type { Tail } from "./tail.js";
 import type { CudaWeights } from "./weights.js";
@@ -319,6 +320,24 @@ export class CudaProgram implements Program {
     if (known.graph !== undefined) cuda.launchGraph(known.graph);
     else known.sequence.play();
     known.played = true;
+  }
+
+  /** Runs the batch, then times those of its launches that `wanted` takes, played as a graph: GPU milliseconds. */
+  async measure(batch: Batch, wanted: (kernel: string) => boolean, repeats: number): Promise<number[]> {
+    await this.run(batch).result;
+    const { cuda, limits } = this.parts;
+    const bucket = bucketOf(batch, limits);
+    const all = [...this.forward(bucket), ...this.tail(bucket, -1)];
+    const sequence = new Sequence(
+      cuda,
+      all.filter(({ kernel, grid }) => wanted(kernel) && grid.every((n) => n > 0)),
+      true,
+    );
+    sequence.play();
+    const graph = cuda.capture(() => sequence.play());
+    const times = timed(cuda, () => cuda.launchGraph(graph), repeats);
+    cuda.destroyGraph(graph);
+    return times;
   }
 
   private inOrder(work: () => void): void {
