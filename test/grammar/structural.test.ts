@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { dialectOf } from "../../src/text/dialect.js";
 import { answerGrammar } from "../../src/text/grammar/answer.js";
 import { controlSpelling } from "../../src/text/grammar/ebnf.js";
-import { end, formatGrammar, walk, world } from "./walk.js";
+import { end, formatGrammar, taken as takenBy, walk, world } from "./walk.js";
 
 const w = world();
 const digits = { type: "regex", pattern: "\\d{1,3}" };
@@ -20,15 +20,7 @@ const free = { type: "any_text" };
 
 const grammarOf = (format: object) => formatGrammar({ kind: "structural", tag: { type: "structural_tag", format } });
 
-/** Whether the text is of the format: to its end, or so far. */
-async function taken(format: object, text: string): Promise<"whole" | "begun" | "refused"> {
-  const matching = await w.engine.open(grammarOf(format));
-  const fits = [...new TextEncoder().encode(text)].every((byte) => matching.accept(byte));
-  const ended = fits && matching.accept(end);
-  matching.dispose();
-  if (!fits) return "refused";
-  return ended ? "whole" : "begun";
-}
+const taken = (format: object, text: string) => takenBy(w, { kind: "structural", tag: { format } }, text);
 
 const triggered = { type: "triggered_tags", triggers: ["<"], tags: [a, b] };
 const apart = { type: "triggered_tags", triggers: ["<a", "<b"], tags: [a, b] };

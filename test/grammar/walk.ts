@@ -54,6 +54,20 @@ export function formatGrammar(format: OutputFormat): TokenGrammar {
   return { text, controls: [], triggers: [], ends: [end], foreign: isForeign(format) };
 }
 
+/** Whether a text is of the format: to its end, or so far. Beyond ASCII it may have the vocabulary's characters. */
+export async function taken(
+  { engine }: World,
+  format: OutputFormat,
+  text: string,
+): Promise<"whole" | "begun" | "refused"> {
+  const matching = await engine.open(formatGrammar(format));
+  const fits = Array.from(text).every((c) => matching.accept(c < "\x80" ? c.charCodeAt(0) : 256 + words.indexOf(c)));
+  const ended = fits && matching.accept(end);
+  matching.dispose();
+  if (!fits) return "refused";
+  return ended ? "whole" : "begun";
+}
+
 export interface Walk {
   readonly ids: readonly number[];
   /** Control tokens as marks. */

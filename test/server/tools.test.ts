@@ -139,6 +139,16 @@ describe("tools", () => {
 
 describe("formats", () => {
   const schema = { type: "object", properties: { ok: { type: "boolean" } }, required: ["ok"] };
+  const inner = { type: "tag", begin: "<f>", content: { type: "json_schema", json_schema: schema }, end: "</f>" };
+  const structure = {
+    type: "structural_tag",
+    format: { type: "triggered_tags", triggers: ["<f>"], tags: [inner] },
+  };
+  const oldStructure = {
+    type: "structural_tag",
+    structures: [{ begin: "<f>", schema, end: "</f>" }],
+    triggers: ["<f>"],
+  };
 
   it.each([
     [{ response_format: { type: "json_object" } }, /json_object/],
@@ -150,11 +160,46 @@ describe("formats", () => {
     [{ structured_outputs: { regex: "a+" } }, /\[a\]/],
     [{ structured_outputs: { json: schema } }, /json_boolean/],
     [{ structured_outputs: { grammar: 'root ::= "x"' } }, /own_root ::= "x"/],
-  ])("%o reaches the engine", async (fields, pattern) => {
+    [{ structured_outputs: { json: JSON.stringify(schema), disable_any_whitespace: true } }, /json_boolean/],
+    [{ structured_outputs: { json_object: true } }, /json_object/],
+    [{ structured_outputs: { structural_tag: JSON.stringify(structure) } }, /TagDispatch\(\("<f>"/],
+    [{ response_format: structure }, /TagDispatch\(\("<f>"/],
+    [{ response_format: oldStructure }, /TagDispatch\(\("<f>"/],
+    [{ structural_tag: oldStructure }, /TagDispatch\(\("<f>"/],
+    [{ guided_json: schema }, /json_boolean/],
+    [{ guided_json: JSON.stringify(schema) }, /json_boolean/],
+    [{ guided_regex: "a+" }, /\[a\]/],
+    [{ guided_choice: ["yes", "no"] }, /"yes" \| "no"/],
+    [{ guided_grammar: 'root ::= "x"' }, /own_root ::= "x"/],
+  ])("%o reaches the engine, in chat and in completions", async (fields, pattern) => {
     const { post } = await start('{"ok": true}');
     const answer = await post("/v1/chat/completions", { model: "tiny", messages, ...fields });
-    expect(answer.status).toBe(200);
-    expect(requests[0].grammar?.text).toMatch(pattern);
+    const plain = await post("/v1/completions", { model: "tiny", prompt: "Is it?", ...fields });
+    expect([answer.status, plain.status]).toEqual([200, 200]);
+    expect(requests.map(({ grammar }) => pattern.test(grammar?.text ?? ""))).toEqual([true, true]);
+  });
+
+  it.each([
+    [
+      { guided_regex: "a", guided_choice: ["b"] },
+      "guided_choice",
+      /guided_regex and guided_choice say different things/,
+    ],
+    [{ structured_outputs: { regex: "a", choice: ["b"] } }, "structured_outputs", /exactly one of json, regex/],
+    [{ structured_outputs: {} }, "structured_outputs", /exactly one of json, regex/],
+    [{ structured_outputs: { json: "{" } }, "structured_outputs.json", /must be a JSON schema/],
+    [{ structured_outputs: { whitespace_pattern: "x" } }, "structured_outputs.whitespace_pattern", /not supported/],
+    [{ guided_json: "5" }, "guided_json", /must be a JSON schema/],
+    [{ guided_decoding_backend: "outlines" }, "guided_decoding_backend", /not supported/],
+    [{ response_format: structure, tools }, "tools", /cannot be combined with tools/],
+    [{ response_format: { ...oldStructure, triggers: ["<g>"] } }, "response_format", /does with 0/],
+  ])("%o is refused by name", async (fields, param, message) => {
+    const { post } = await start("x");
+    const answer = await post("/v1/chat/completions", { model: "tiny", messages, ...fields });
+    expect(answer.status).toBe(400);
+    const { error } = (await answer.json()) as { error: { param: string; message: string } };
+    expect(error.message).toMatch(message);
+    expect(error.param).toBe(param);
   });
 
   it("are parsed by the client's own helper", async () => {

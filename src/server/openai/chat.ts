@@ -6,7 +6,6 @@ import type {
   ChatMessage,
   Delta,
   DeltaToken,
-  OutputFormat,
   Thinking,
   Tool,
   ToolCall,
@@ -55,7 +54,6 @@ export function chatJob(body: ChatRequest): ChatJob {
     tools: body.tools?.map(tool),
     toolChoice: toolChoice(body.tool_choice),
     parallelToolCalls: body.parallel_tool_calls,
-    format: format(body),
     think: thinking(body.reasoning_effort),
     addGenerationPrompt: body.add_generation_prompt ?? true,
     maxTokens: max_completion_tokens ?? max_tokens,
@@ -77,36 +75,6 @@ function thinking(effort: ChatRequest["reasoning_effort"]): Thinking | undefined
   if (effort === undefined) return undefined;
   if (effort === "none") return false;
   return effort === "minimal" ? "low" : (effort as Thinking);
-}
-
-function format({ response_format, structured_outputs }: ChatRequest): OutputFormat | undefined {
-  const own = structured_outputs && structuredOutput(structured_outputs);
-  if (response_format === undefined || response_format.type === "text") return own;
-  if (own !== undefined) {
-    throw new UserError("response_format and structured_outputs say different things; give one.", {
-      param: "structured_outputs",
-    });
-  }
-  if ("value" in response_format) return tgiFormat(response_format);
-  if (response_format.type === "json_object") return { kind: "json" };
-  const { schema, strict } = response_format.json_schema;
-  return { kind: "schema", schema: schema ?? { type: "object" }, strict: strict ?? undefined };
-}
-
-function tgiFormat(format: Extract<ChatRequest["response_format"], { value: unknown }>): OutputFormat {
-  if (format.type === "regex") return { kind: "regex", pattern: format.value };
-  return { kind: "schema", schema: format.type === "json_schema" ? format.value.schema : format.value };
-}
-
-function structuredOutput({
-  choice,
-  regex,
-  grammar,
-  json,
-}: NonNullable<ChatRequest["structured_outputs"]>): OutputFormat {
-  if (choice !== undefined) return { kind: "choice", choices: choice };
-  if (regex !== undefined) return { kind: "regex", pattern: regex };
-  return grammar === undefined ? { kind: "schema", schema: json ?? {} } : { kind: "grammar", grammar };
 }
 
 /** What each role may carry beyond content. */

@@ -3,6 +3,7 @@ import { UserError } from "../../base/errors.js";
 import type { SamplingParams } from "../../engine/types.js";
 import { randomSeed, seedBits } from "../../session/sampling.js";
 import type { ChatJob } from "../../session/types.js";
+import { outputFormat } from "./format.js";
 import type { SharedFields } from "./schema.js";
 
 type SharedJob = Pick<
@@ -17,6 +18,7 @@ type SharedJob = Pick<
   | "skipSpecialTokens"
   | "priority"
   | "cacheSalt"
+  | "format"
 >;
 
 export function sharedJob(body: SharedFields): SharedJob {
@@ -34,6 +36,7 @@ export function sharedJob(body: SharedFields): SharedJob {
     skipSpecialTokens: body.skip_special_tokens ?? true,
     priority: body.priority ?? 0,
     cacheSalt: body.cache_salt,
+    format: outputFormat(body),
   };
 }
 

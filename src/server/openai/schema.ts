@@ -4,6 +4,7 @@
 
 import { type Static, type TProperties, Type } from "typebox";
 import { overflows } from "../../session/fit.js";
+import { formatFields } from "./format.js";
 
 const noExtra = { additionalProperties: false } as const;
 
@@ -78,6 +79,7 @@ const shared = {
   // Seconds from the request's arrival; then it ends with an error.
   timeout: Type.Optional(Type.Number({ exclusiveMinimum: 0, description: "a number of seconds above 0" })),
   user: text(),
+  ...formatFields,
 } satisfies TProperties;
 
 const TextParts = Type.Array(
@@ -163,39 +165,6 @@ const ToolChoice = Type.Union(
   { description: '"none", "auto", "required" or {"type": "function", "function": {"name": "…"}}' },
 );
 
-const ResponseFormat = Type.Union(
-  [
-    Type.Object({ type: Type.Literal("text") }, noExtra),
-    Type.Object({ type: Type.Literal("json_object") }, noExtra),
-    Type.Object(
-      {
-        type: Type.Literal("json_schema"),
-        json_schema: Type.Object(
-          {
-            name: Type.String(),
-            description: text(),
-            schema: Type.Optional(anObject),
-            strict: Type.Optional(Type.Union([Type.Boolean(), Type.Null()])),
-          },
-          noExtra,
-        ),
-      },
-      noExtra,
-    ),
-    // As TGI's clients spell them.
-    Type.Object({ type: Type.Union([Type.Literal("json"), Type.Literal("json_object")]), value: anObject }, noExtra),
-    Type.Object({ type: Type.Literal("regex"), value: Type.String() }, noExtra),
-    Type.Object(
-      { type: Type.Literal("json_schema"), value: Type.Object({ name: text(), schema: anObject }, noExtra) },
-      noExtra,
-    ),
-  ],
-  {
-    description:
-      '{"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "json_schema": {"name": "…", "schema": {…}}}',
-  },
-);
-
 export const ChatBody = Type.Object(
   {
     ...shared,
@@ -226,24 +195,6 @@ export const ChatBody = Type.Object(
         maxItems: 1,
         description: '["text"] (other values are not supported)',
       }),
-    ),
-    response_format: Type.Optional(ResponseFormat),
-    // Beyond OpenAI, as vLLM has them: the answer is one of these texts, matches this pattern, or is of this grammar.
-    structured_outputs: Type.Optional(
-      Type.Object(
-        {
-          choice: Type.Optional(Type.Array(Type.String(), { description: "a list of strings" })),
-          regex: text(),
-          grammar: text(),
-          json: Type.Optional(Type.Record(Type.String(), Type.Unknown(), { description: "a JSON schema" })),
-        },
-        {
-          ...noExtra,
-          minProperties: 1,
-          maxProperties: 1,
-          description: "an object with one of choice, regex, grammar and json",
-        },
-      ),
     ),
     service_tier: Type.Optional(
       Type.Union([Type.Literal("auto"), Type.Literal("default")], {

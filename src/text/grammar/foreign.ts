@@ -3,13 +3,13 @@
 // scan; everything else about the syntax is for the compiler to say.
 import { UserError } from "../../base/errors.js";
 import { type CharSet, charClass, complement, literal, type Rules, union } from "./ebnf.js";
+import { leftRecursive, type Piece } from "./recursion.js";
 
 const longest = 100_000;
 const escapes: Readonly<Record<string, number>> = { n: 10, r: 13, t: 9, "0": 0 };
 
-interface Token {
-  readonly kind: "name" | "is" | "text" | "postfix";
-  readonly text: string;
+interface Token extends Omit<Piece, "kind"> {
+  readonly kind: Piece["kind"] | "is";
   readonly at: number;
 }
 
@@ -21,8 +21,8 @@ export function foreignRule(rules: Rules, grammar: string, param = "format"): st
   };
   if (grammar.length > longest) fail(0, `it has ${grammar.length} characters; at most ${longest} are taken`);
   const tokens = scan(grammar, fail);
-  const bodies = new Map<string, Token[]>();
-  let body: Token[] | undefined;
+  const bodies = new Map<string, (Piece & { readonly at: number })[]>();
+  let body: (Piece & { readonly at: number })[] | undefined;
   tokens.forEach((token, i) => {
     if (token.kind === "name" && tokens[i + 1]?.kind === "is") {
       if (bodies.has(token.text)) fail(token.at, `the rule ${token.text} is there twice`);
@@ -31,9 +31,14 @@ export function foreignRule(rules: Rules, grammar: string, param = "format"): st
     } else if (token.kind === "is") {
       if (tokens[i - 1]?.kind !== "name") fail(token.at, "::= follows no name");
     } else if (body === undefined) fail(token.at, "a rule must begin with name ::=");
-    else body.push(token);
+    else body.push({ ...token, kind: token.kind });
   });
   if (!bodies.has("root")) fail(grammar.length, 'there is no rule called "root"');
+  const looping = leftRecursive(bodies);
+  if (looping !== undefined) {
+    const at = tokens.find(({ kind, text }) => kind === "name" && text === looping)!.at;
+    fail(at, `the rule ${looping} may begin with itself (left recursion); write what repeats with * or +`);
+  }
   const names = new Map([...bodies.keys()].map((name) => [name, rules.fresh(`own_${name}`)]));
   for (const [name, parts] of bodies) {
     let text = "";
