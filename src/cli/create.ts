@@ -1,7 +1,7 @@
 // Owns: `millrace create NAME`: a package from a Modelfile.
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { Command } from "commander";
+import { Command, InvalidArgumentError } from "commander";
 import { quantisations } from "../formats/quant/recipe.js";
 import { createPackage } from "../store/create.js";
 import { parseModelfile } from "../store/modelfile.js";
@@ -43,6 +43,11 @@ async function create(name: string, flags: CreateFlags): Promise<void> {
   else console.log(`created ${made.name}`);
 }
 
+function quantisation(text: string): string {
+  if ((quantisations as readonly string[]).includes(text.toLowerCase())) return text;
+  throw new InvalidArgumentError(`It must be one of ${quantisations.join(", ")}.`);
+}
+
 export function command(): Command {
   return new Command("create")
     .description("Make a package from a Modelfile: a model with its system prompt, parameters, template and adapters.")
@@ -51,7 +56,7 @@ export function command(): Command {
       "-f, --file <path>",
       "the Modelfile; -: standard input (default: ./Modelfile, else the model in this folder)",
     )
-    .option("-q, --quantize <type>", `quantise F32, F16 or BF16 weights: ${quantisations.join(", ")}`)
+    .option("-q, --quantize <type>", `quantise F32, F16 or BF16 weights: ${quantisations.join(", ")}`, quantisation)
     .option("--json", "print {name, digest, path} as JSON")
     .addHelpText(
       "after",

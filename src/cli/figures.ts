@@ -8,7 +8,7 @@ export interface Figures {
   readonly promptTokens: number;
   readonly cachedTokens: number;
   readonly generatedTokens: number;
-  /** Of the prompt's tokens that were computed, until the first token of the answer. */
+  /** Of the prompt's tokens that were computed, from the engine's first step with them to the first token of the answer. */
   readonly promptTokensPerSecond: number;
   /** Of the tokens after the first; null where there is none. */
   readonly generationTokensPerSecond: number | null;
@@ -18,14 +18,14 @@ export interface Figures {
 
 /** Times are of performance.now(); `last` is when the last token came. */
 export function figuresOf(finish: Finish, times: { start: number; first: number; last: number }): Figures {
-  const { promptTokens, cachedTokens, generatedTokens } = finish.timings;
+  const { promptTokens, cachedTokens, generatedTokens, promptMs } = finish.timings;
   const ttftMs = times.first - times.start;
   const spanMs = times.last - times.first;
   return {
     promptTokens,
     cachedTokens,
     generatedTokens,
-    promptTokensPerSecond: (1000 * (promptTokens - cachedTokens)) / ttftMs,
+    promptTokensPerSecond: (1000 * (promptTokens - cachedTokens)) / (promptMs > 0 ? promptMs : ttftMs),
     generationTokensPerSecond: generatedTokens > 1 && spanMs > 0 ? (1000 * (generatedTokens - 1)) / spanMs : null,
     ttftMs,
   };

@@ -59,7 +59,7 @@ async function main(argv: readonly string[]): Promise<void> {
   const { version } = await import("../host/version.js");
   const program = new Command("millrace")
     .description("Run open-weight language models on this machine.")
-    .version(version(), "-V, --version")
+    .version(version(), "-v, --version")
     .addHelpText("after", examples);
   const wanted = argv.find((argument) => !argument.startsWith("-"));
   for (const { name, alias, summary, load } of commands) {

@@ -3,7 +3,7 @@
 import { Command } from "commander";
 import { UserError } from "../base/errors.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
-import type { Forecast } from "../host/forecast.js";
+import type { EncoderForecast, Forecast } from "../host/forecast.js";
 import { Store } from "../store/store.js";
 import { addDeviceFlags, type DeviceFlags } from "./flags.js";
 import { modelArgument, reported } from "./model.js";
@@ -15,7 +15,7 @@ interface PlanFlags extends DeviceFlags {
   readonly json?: boolean;
 }
 
-interface Told extends Partial<Forecast> {
+interface Told extends Partial<Omit<Forecast, "memory">>, Partial<EncoderForecast> {
   readonly device: string;
   readonly threads: number;
   readonly fits: boolean;
@@ -23,33 +23,43 @@ interface Told extends Partial<Forecast> {
   readonly reason?: string;
   /** undefined: this device's limits are not measured. */
   readonly speeds?: ModelSpeeds;
+  /** Of an embedding model: tokens of text a second. */
+  readonly textSpeed?: { readonly limit: number; readonly predicted: number };
 }
 
 /** Throws FormatError or UserError for a model that cannot be run at all. */
 async function foretell(name: string, checkpoint: Checkpoint, flags: PlanFlags): Promise<Told> {
-  const [{ openDevice }, { forecast }, { physicalCores }, { encoderConfig }] = await Promise.all([
+  const [{ openDevice }, { forecast, forecastEncoder }, { physicalCores }, { encoderConfig }] = await Promise.all([
     import("../device/open.js"),
     import("../host/forecast.js"),
     import("../host/load.js"),
     import("../model/encoder-config.js"),
   ]);
-  if (encoderConfig(checkpoint) !== undefined) {
-    throw new UserError(
-      `${name} is an embedding model: it takes about what its file does, ${formatBytes(checkpoint.fileBytes)}.`,
-    );
-  }
+  const encoder = encoderConfig(checkpoint);
   const device = await openDevice(flags.device);
   const { ctx: contextLength, kvDtype, threads = physicalCores() } = flags;
   const about = { device: device.info.description, threads };
-  try {
-    const { forecast: told, speedLimits } = forecast(checkpoint, device, { contextLength, kvDtype, threads });
-    if (device.info.name !== "cpu") return { ...about, fits: true, ...told };
-    const { SpeedBook, machineName } = await import("./speeds.js");
-    const { measureRoofs } = await import("./ops.js");
+  const measured = async () => {
+    const [{ SpeedBook, machineName }, { measureRoofs }] = await Promise.all([
+      import("./speeds.js"),
+      import("./ops.js"),
+    ]);
     const machine = machineName(about.device, threads);
     const book = new SpeedBook();
-    const limits = speedLimits(book.roofs(machine, measureRoofs(threads)));
-    return { ...about, fits: true, ...told, speeds: book.predict(machine, name, limits) };
+    return { machine, book, roofs: book.roofs(machine, measureRoofs(threads)) };
+  };
+  try {
+    if (encoder !== undefined) {
+      const { forecast: told, speedLimit } = forecastEncoder(encoder, checkpoint, device, { contextLength, threads });
+      if (device.info.name !== "cpu") return { ...about, fits: true, ...told };
+      const { machine, book, roofs } = await measured();
+      const limit = speedLimit(roofs);
+      return { ...about, fits: true, ...told, textSpeed: { limit, predicted: limit * book.share(machine).prompt } };
+    }
+    const { forecast: told, speedLimits } = forecast(checkpoint, device, { contextLength, kvDtype, threads });
+    if (device.info.name !== "cpu") return { ...about, fits: true, ...told };
+    const { machine, book, roofs } = await measured();
+    return { ...about, fits: true, ...told, speeds: book.predict(machine, name, speedLimits(roofs)) };
   } catch (error) {
     if (!(error instanceof UserError) || error.code !== "out_of_memory") throw error;
     return { ...about, fits: false, reason: error.message };
@@ -59,7 +69,7 @@ async function foretell(name: string, checkpoint: Checkpoint, flags: PlanFlags):
 }
 
 function printText(name: string, fileBytes: number, fetchedBytes: number, told: Told): void {
-  const { device, threads, fits, reason, memory, users = [], speeds } = told;
+  const { device, threads, fits, reason, memory, users, speeds, textSpeed, embeddingLength } = told;
   const rows: [string, string][] = [["model", `${name}, ${formatBytes(fileBytes)}`]];
   if (fetchedBytes > 0) rows.push(["read", `${formatBytes(fetchedBytes)} of it: the header`]);
   rows.push(["machine", `${device}, ${threads} threads`]);
@@ -76,17 +86,22 @@ function printText(name: string, fileBytes: number, fetchedBytes: number, told: 
       `yes: ${formatBytes(taken)} of ${formatBytes(memory.free)} that are free (${parts.join(", ")})`,
     ]);
     rows.push(["context", `${told.contextLength} tokens (the model was made for ${told.trainedContextLength})`]);
-    const at = users.map(({ tokens, sequences }) => `${sequences} of ${tokens} tokens`);
-    rows.push(["at once", `conversations: ${at.join(", or ")}`]);
+    const at = users?.map(({ tokens, sequences }) => `${sequences} of ${tokens} tokens`);
+    if (at !== undefined) rows.push(["at once", `conversations: ${at.join(", or ")}`]);
+    if (embeddingLength !== undefined) rows.push(["gives", `embeddings of ${embeddingLength} numbers, no text`]);
   }
   if (speeds !== undefined) rows.push(...speedRows(speeds));
+  else if (textSpeed !== undefined) rows.push(["speed", speedText(textSpeed.predicted, textSpeed.limit)]);
   else if (fits) rows.push(["speed", "not foretold: only a CPU's limits are measured"]);
   console.log(table(rows));
 }
 
+const speedText = (predicted: number, limit: number) =>
+  `about ${predicted.toFixed(0)} tokens/s (the machine's limits allow ${limit.toFixed(0)})`;
+
 function speedRows({ limits, predicted, measured }: ModelSpeeds): [string, string][] {
   const line = (kind: "prompt" | "generation") =>
-    `about ${predicted[kind].toFixed(0)} tokens/s (the machine's limits allow ${limits[kind].toFixed(0)})` +
+    speedText(predicted[kind], limits[kind]) +
     (measured === undefined ? "" : `; bench measured ${besides(measured[kind], predicted[kind])}`);
   return [
     ["prompt", line("prompt")],

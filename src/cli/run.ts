@@ -1,4 +1,5 @@
 // Owns: `millrace run MODEL [PROMPT]`: one answer, or a conversation where there is no prompt and a terminal.
+import { existsSync, readFileSync } from "node:fs";
 import { Command } from "commander";
 import { UserError } from "../base/errors.js";
 import { seedBits } from "../session/sampling.js";
@@ -68,17 +69,22 @@ function definedOf<T extends object>(fields: T): Partial<T> {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Partial<T>;
 }
 
-/** "json", or a JSON schema. */
+/** "json", or a JSON schema: itself, or the file that holds it. */
 function formatOf(text: string | undefined): OutputFormat | undefined {
   if (text === undefined) return undefined;
   if (text === "json") return { kind: "json" };
+  const file = /^\s*[{[]/.test(text) || !existsSync(text) ? undefined : text;
   try {
-    const schema: unknown = JSON.parse(text);
+    const schema: unknown = JSON.parse(file === undefined ? text : readFileSync(file, "utf8"));
     if (typeof schema === "object" && schema !== null) return { kind: "schema", schema };
   } catch {
     // Said below.
   }
-  throw new UsageError('--format must be json, or a JSON schema such as \'{"type": "object"}\'');
+  throw new UsageError(
+    file === undefined
+      ? '--format must be json, a JSON schema such as \'{"type": "object"}\', or the name of a file that holds one'
+      : `--format: ${file} holds no JSON schema`,
+  );
 }
 
 function thinkingOf(text: string | boolean | undefined): Thinking | undefined {
@@ -208,7 +214,7 @@ export function command(): Command {
     .option("--max-tokens <n>", "longest answer (default: to the end of the context)", wholeNumber(1))
     .option("--stop <text>", "end the answer before this text (may be given several times)", collect)
     .option("--lora <path>", "answer with this LoRA adapter: a .gguf file or a PEFT folder")
-    .option("--format <json|schema>", "the answer is JSON; with a JSON schema, JSON of that form")
+    .option("--format <json|schema>", "the answer is JSON; with a JSON schema or a file that holds one, of that form")
     .option("--think [level]", "reasoning before the answer, for models that can: true, false, low, medium, high")
     .option("--hidethinking", "do not show the reasoning")
     .option(

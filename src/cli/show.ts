@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { UserError } from "../base/errors.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
+import { aboutModel, capabilitiesOf } from "../store/about.js";
 import { modelfileOf } from "../store/modelfile.js";
 import { parameterLines } from "../store/parameters.js";
 import { type Package, Store } from "../store/store.js";
@@ -77,37 +78,26 @@ const beginning = (text: string) => {
   return lines.length > 3 ? `${lines.slice(0, 2).join("\n")}\n…` : lines.join("\n");
 };
 
-async function sizes(checkpoint: Checkpoint): Promise<[string, string][]> {
-  const { modelConfig } = await import("../model/config.js");
-  try {
-    const { contextLength, hiddenSize } = modelConfig(checkpoint);
-    return [
-      ["context length", String(contextLength)],
-      ["embedding length", String(hiddenSize)],
-    ];
-  } catch (error) {
-    if (error instanceof UserError) return [];
-    throw error;
-  }
-}
-
 async function overview(one: Package, checkpoint: Checkpoint, flags: ShowFlags): Promise<string> {
   const { config } = one;
+  const { contextLength, embeddingLength, embeds } = await aboutModel(one.path);
   const model: [string, string][] = [
     ["architecture", config.family],
     ["parameters", config.parameterSize],
-    ...(await sizes(checkpoint)),
+    ["context length", String(contextLength ?? "")],
+    ["embedding length", String(embeddingLength ?? "")],
     ["quantization", config.quantization],
-    ...(config.requires === undefined ? [] : [["requires", config.requires] as [string, string]]),
+    ["requires", config.requires ?? ""],
   ];
-  const capabilities = one.projectors === undefined ? "completion" : "completion\nvision (not read by millrace)";
+  const vision = one.projectors === undefined ? [] : ["vision (not read by millrace)"];
+  const capabilities = [...capabilitiesOf(templateOf(one, checkpoint), embeds), ...vision].join("\n");
   const metadata = flags.verbose && checkpoint.meta.kind === "gguf" ? [...checkpoint.meta.values] : [];
   const shown = (value: unknown) =>
     typeof value === "object"
       ? `[${(value as { length: number }).length} values]`
       : beginning(String(value)).replaceAll("\n", "\\n");
   return [
-    section("Model", table(model)),
+    section("Model", table(model.filter(([, value]) => value !== ""))),
     section("Capabilities", capabilities),
     section("Adapters", (one.adapters ?? []).join("\n")),
     section("Parameters", parametersText(one)),

@@ -67,7 +67,7 @@ export class SpeedBook {
   }
 
   /** The median of what models have reached of their limits on this machine. */
-  private share(machine: string): Speeds {
+  share(machine: string): Speeds {
     const reached = Object.entries(this.book.models).flatMap(([key, { limits, measured }]) =>
       measured === undefined || !key.startsWith(keyOf(machine, ""))
         ? []

@@ -2,9 +2,11 @@
 // the speeds that the machine's limits allow. Reads no weights.
 import { type Device, kvBytes } from "../device/device.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
+import type { EncoderConfig } from "../model/encoder-config.js";
 import { nodeCost, planCost, type StepSizes, weightBytes } from "../plan/cost.js";
 import type { Node, Plan } from "../plan/plan.js";
 import { type LoadSpec, planModel } from "./load.js";
+import { planEncoder } from "./load-encoder.js";
 
 /** What a machine can do, at most. */
 export interface Roofs {
@@ -71,6 +73,40 @@ export function forecast(
         prompt: prompt / stepSeconds(plan, { ...common, tokens: prompt, context: prompt }, roofs),
         generation: 1 / stepSeconds(plan, { ...common, tokens: 1, context }, roofs),
       };
+    },
+  };
+}
+
+export interface EncoderForecast {
+  /** Bytes. */
+  readonly memory: Forecast["memory"];
+  /** Tokens of the longest text. */
+  readonly contextLength: number;
+  readonly trainedContextLength: number;
+  /** Numbers of a vector. */
+  readonly embeddingLength: number;
+}
+
+/** Of a model that gives embeddings. Its speed: tokens of text a second, at most. */
+export function forecastEncoder(
+  config: EncoderConfig,
+  checkpoint: Checkpoint,
+  device: Device,
+  spec: Pick<LoadSpec, "contextLength" | "threads">,
+): { readonly forecast: EncoderForecast; speedLimit(roofs: Roofs): number } {
+  const { plan, limits } = planEncoder(config, checkpoint, device, spec);
+  const { weights, workspace, cache } = device.estimate(plan, limits);
+  const tokens = Math.min(foretold.prompt, limits.contextLength);
+  return {
+    forecast: {
+      memory: { weights, workspace, cache, free: device.info.memoryBytes },
+      contextLength: limits.contextLength,
+      trainedContextLength: config.contextLength,
+      embeddingLength: config.hiddenSize,
+    },
+    speedLimit: (roofs) => {
+      const step = { tokens, sequences: 1, rows: 1, context: tokens, kvBytes: kvBytes(limits.kvDtype) };
+      return tokens / stepSeconds(plan, step, roofs);
     },
   };
 }

@@ -1,13 +1,14 @@
 // Owns: loading a model that gives embeddings: an encoder's plan on a device, with room for one step's texts and nothing
 // more, since nothing is remembered between steps.
 import { UserError } from "../base/errors.js";
-import type { Limits } from "../device/device.js";
+import type { Device, Limits } from "../device/device.js";
 import { openDevice } from "../device/open.js";
 import type { LoadedModel } from "../engine/host.js";
 import type { Checkpoint } from "../formats/checkpoint.js";
 import { encoderPlan } from "../model/encoder.js";
 import type { EncoderConfig } from "../model/encoder-config.js";
 import { fuse } from "../plan/passes/fuse.js";
+import type { Plan } from "../plan/plan.js";
 import { type LoadSpec, physicalCores } from "./load.js";
 
 /** Tokens of one step: a text is read whole. */
@@ -17,17 +18,16 @@ const stepTexts = 64;
 /** A model may claim to read more than is of use: memory grows with it. */
 const mostContext = 8192;
 
-/** Closes the checkpoint with the model. Throws UserError where it cannot fit, or a context is asked for that it lacks. */
-export async function loadEncoder(
+/** What the model computes, from which weights, and with how much of the machine. */
+export function planEncoder(
   config: EncoderConfig,
   checkpoint: Checkpoint,
-  spec: LoadSpec,
-  onProgress: (done: number, total: number) => void,
-): Promise<LoadedModel> {
+  device: Device,
+  spec: Pick<LoadSpec, "contextLength" | "memoryBytes" | "threads" | "deterministic">,
+): { readonly plan: Plan; readonly source: Checkpoint; readonly limits: Limits } {
   const { contextLength: asked } = spec;
   const { plan: plain, source } = encoderPlan(config, checkpoint);
-  const device = await openDevice(spec.device);
-  const { memoryBytes, ownMemory, pageTokens, ops, description } = device.info;
+  const { memoryBytes, ownMemory, pageTokens, ops } = device.info;
   const plan = fuse(plain, ops);
   const contextLength = Math.min(config.contextLength, mostContext, asked ?? mostContext);
   const maxTokens = Math.max(stepTokens, contextLength);
@@ -46,6 +46,20 @@ export async function loadEncoder(
     adapterSlots: 0,
     maxPages: Math.ceil(maxTokens / pageTokens) + stepTexts,
   };
+  return { plan, source, limits };
+}
+
+/** Closes the checkpoint with the model. Throws UserError where it cannot fit, or a context is asked for that it lacks. */
+export async function loadEncoder(
+  config: EncoderConfig,
+  checkpoint: Checkpoint,
+  spec: LoadSpec,
+  onProgress: (done: number, total: number) => void,
+): Promise<LoadedModel> {
+  const device = await openDevice(spec.device);
+  const { ownMemory, description } = device.info;
+  const { plan, source, limits } = planEncoder(config, checkpoint, device, spec);
+  const { contextLength } = limits;
   const program = await device.compile(plan, source, limits, { onProgress });
   if (program.encode === undefined || program.caches[0].numPages < limits.maxPages) {
     await program.close();

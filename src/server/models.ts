@@ -143,6 +143,12 @@ const withAdapter = (served: ServedModel, adapter: string): ServedModel => {
 /** What setTimeout takes. */
 const longestTimer = 2 ** 31 - 1;
 
+/** That a model is larger than what there is, is no fault of who asks for it; that a context is, may be. */
+function misfit(error: UserError): UserError {
+  const { message, code, param } = error;
+  return param === null ? new UserError(message, { status: 500, code, cause: error }) : error;
+}
+
 export class ServedModels<M extends Servable = Servable> {
   private readonly residents = new Map<string, Resident<M>>();
   /** Evicted, but still answering or closing. */
@@ -280,7 +286,8 @@ export class ServedModels<M extends Servable = Servable> {
           break;
         } catch (error) {
           const isFull = error instanceof UserError && error.code === "out_of_memory";
-          if (!isFull || !(await this.makeRoom(resident))) throw error;
+          if (!isFull) throw error;
+          if (!(await this.makeRoom(resident))) throw misfit(error);
         }
       }
     } catch (error) {

@@ -124,7 +124,7 @@ async function loadedOrUnloaded(
 ): Promise<boolean> {
   const name = nameOf(body);
   const unload = keepAliveOf(body) === 0;
-  if (unload) await server.models.unload(name);
+  if (unload) await server.models.unload(server.models.find(name).id);
   else {
     await untilEnded(request, reply, server.closing, async (ending) => (await lease(server, body, ending)).release());
   }

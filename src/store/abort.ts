@@ -2,11 +2,15 @@
 // the rest of the body is already here, leaves fetch's own iteration waiting for ever; and a controller that follows a
 // signal with a listener, where unions of unions would do.
 
+import { setMaxListeners } from "node:events";
+
 export function followed(signal: AbortSignal | undefined): AbortController {
   const controller = new AbortController();
   if (signal === undefined) return controller;
   if (signal.aborted) controller.abort(signal.reason);
   else {
+    // Of many requests at once; each takes its listener away when it ends or its time is over.
+    setMaxListeners(0, signal);
     const follow = () => controller.abort(signal.reason);
     signal.addEventListener("abort", follow, { once: true });
     controller.signal.addEventListener("abort", () => signal.removeEventListener("abort", follow), { once: true });

@@ -1,6 +1,6 @@
 // Owns: making a package: a base (a package, GGUF files, a folder with safetensors, or blobs that were sent before) with
 // what a Modelfile adds to it. Files become blobs first, the manifest last; what the base has is named again, not copied.
-import { constants, copyFileSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
+import { constants, copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { homedir } from "node:os";
 import { basename, dirname, isAbsolute, join, resolve } from "node:path";
 import { FormatError, UserError } from "../base/errors.js";
@@ -9,7 +9,7 @@ import { describeModel } from "./describe.js";
 import { isFolderFile } from "./hub.js";
 import { Hold } from "./keep.js";
 import { configType, type Descriptor, encodeManifest, hexOf, layerType, manifestType, titled } from "./manifest.js";
-import type { Recipe } from "./modelfile.js";
+import { atLine, type Recipe } from "./modelfile.js";
 import { isPathSpelling, parsePackageName } from "./names.js";
 import { configBlob, fileLayer, linkModel, modelKey, type Package, type PackageConfig } from "./package.js";
 import { parameterNames } from "./parameters.js";
@@ -94,14 +94,19 @@ class Creation {
       return this.fromFiles(await this.sent(files));
     }
     if (from.length === 0) throw new UserError("a package is made from something: from or files is missing");
-    const paths = from.map((one) => this.pathOf(one));
-    if (paths.some((path) => path === null)) {
-      if (from.length > 1) throw new UserError("several FROM are the files of one model; a package stands alone");
-      return this.fromPackage(from[0]);
-    }
+    const { lines } = this.request;
     const layers: Descriptor[] = [];
-    for (const path of paths as string[]) layers.push(...(await this.modelLayers(path)));
-    return this.fromFiles(layers);
+    for (const [index, one] of from.entries()) {
+      const work = async () => {
+        const path = this.pathOf(one);
+        if (path !== null) return void layers.push(...(await this.modelLayers(path)));
+        if (from.length > 1) throw new UserError("several FROM are the files of one model; a package stands alone");
+        return this.fromPackage(one);
+      };
+      const base = await onLine(lines?.from[index], work);
+      if (base !== undefined) return base;
+    }
+    return onLine(lines?.from[0], () => this.fromFiles(layers));
   }
 
   /** The base with its model quantised, where the request asks for that. */
@@ -168,11 +173,12 @@ class Creation {
 
   /** A GGUF with its other parts, or the files of a Hugging Face folder. */
   private async modelLayers(path: string): Promise<Descriptor[]> {
-    const files = statSync(path).isDirectory() ? folderFilesOf(path) : partsOf(path);
+    const isFolder = statSync(path).isDirectory();
+    const root = isFolder ? path : dirname(path);
     const layers: Descriptor[] = [];
-    for (const file of files) {
-      const { sha256, bytes } = await this.addFile(file);
-      layers.push(await this.modelLayer({ name: basename(file), sha256, bytes }));
+    for (const name of isFolder ? folderFilesOf(path) : partsOf(path)) {
+      const { sha256, bytes } = await this.addFile(join(root, name));
+      layers.push(await this.modelLayer({ name, sha256, bytes }));
     }
     return layers;
   }
@@ -197,7 +203,9 @@ class Creation {
   }
 
   private async sentFile(path: string, digest: string): Promise<{ name: string; sha256: string; bytes: number }> {
-    const name = path.split(/[\\/]/).at(-1)!;
+    const parts = path.split(/[\\/]/);
+    const below = parts.slice(-2).join("/");
+    const name = isFolderFile(below) ? below : parts.at(-1)!;
     if (!/^sha256:[0-9a-f]{64}$/.test(digest) || name === "" || name === "." || name === "..") {
       throw new UserError(`files must map a name to "sha256:…"; ${JSON.stringify(path)} does not`, { param: "files" });
     }
@@ -248,7 +256,8 @@ class Creation {
       [layerType.messages, messages.length === 0 ? undefined : JSON.stringify(messages)],
       ...license.map((text): [string, string] => [layerType.license, text]),
     ];
-    if (template !== undefined) await checkTemplate(template);
+    const { lines } = this.request;
+    if (template !== undefined) await onLine(lines?.template, () => checkTemplate(template));
     let layers = [...base];
     for (const [type, text] of texts) {
       if (text === undefined) continue;
@@ -257,7 +266,7 @@ class Creation {
       if (text !== "") layers.push(await this.text(type, text));
     }
     layers = await this.withParameters(layers, parameters);
-    layers.push(...(await this.adapters(layers)), ...(await this.draft()));
+    layers.push(...(await this.adapters(layers)), ...(await onLine(lines?.draft, () => this.draft())));
     return layers;
   }
 
@@ -273,7 +282,7 @@ class Creation {
   }
 
   private async adapters(layers: readonly Descriptor[]): Promise<Descriptor[]> {
-    const { adapters = [], adapterFiles = {}, folder } = this.request;
+    const { adapters = [], adapterFiles = {}, folder, lines } = this.request;
     let number = layers.filter(({ mediaType }) => mediaType === layerType.adapter).length;
     const out: Descriptor[] = [];
     const add = (name: string, sha256: string, bytes: number) =>
@@ -283,13 +292,9 @@ class Creation {
         size: bytes,
         ...titled(`${number}/${name}`),
       });
-    for (const adapter of adapters) {
+    for (const [index, adapter] of adapters.entries()) {
       const path = absolute(adapter, folder ?? ".");
-      const stat = statSync(path, { throwIfNoEntry: false });
-      if (stat === undefined)
-        throw new UserError(`there is no adapter ${path}`, { status: 404, code: "model_not_found" });
-      const files = stat.isDirectory() ? adapterFilesOf(path) : [path];
-      for (const file of files) {
+      for (const file of await onLine(lines?.adapters[index], () => adapterFilesOf(path))) {
         const { sha256, bytes } = await this.addFile(file);
         add(basename(file), sha256, bytes);
       }
@@ -331,33 +336,48 @@ function absolute(path: string, folder: string): string {
   return isAbsolute(expanded) ? expanded : resolve(folder, expanded);
 }
 
+/** All parts of a split GGUF, by name. */
 function partsOf(path: string): string[] {
   const split = /^(.*)-\d{5}-of-(\d{5})\.gguf$/.exec(basename(path));
-  if (split === null) return [path];
+  if (split === null) return [basename(path)];
   const parts = readdirSync(dirname(path)).filter((name) => {
     const other = /^(.*)-\d{5}-of-(\d{5})\.gguf$/.exec(name);
     return other?.[1] === split[1] && other[2] === split[2];
   });
-  return parts.sort().map((name) => join(dirname(path), name));
+  return parts.sort();
 }
 
-const isModelFolderFile = (name: string) => isFolderFile(name) || /\.safetensors(\.index\.json)?$/.test(name);
+const isModelFolderFile = (name: string) => isFolderFile(name) || /^[^/]+\.safetensors(\.index\.json)?$/.test(name);
 
+/** What makes the model, by path within the folder, "/" between. */
 function folderFilesOf(path: string): string[] {
-  const names = readdirSync(path).sort();
+  const below = ["1_Pooling", "additional_chat_templates"].flatMap((folder) =>
+    existsSync(join(path, folder)) ? readdirSync(join(path, folder)).map((name) => `${folder}/${name}`) : [],
+  );
+  const names = [...readdirSync(path), ...below].sort();
   const files = names.filter(isModelFolderFile);
-  if (names.includes("config.json") && files.some((name) => name.endsWith(".safetensors"))) {
-    return files.map((name) => join(path, name));
-  }
-  const ggufs = names.filter((name) => name.endsWith(".gguf"));
-  if (ggufs.length > 0) return ggufs.map((name) => join(path, name));
+  if (names.includes("config.json") && files.some((name) => name.endsWith(".safetensors"))) return files;
+  const ggufs = names.filter((name) => /^[^/]+\.gguf$/.test(name));
+  if (ggufs.length > 0) return ggufs;
   throw new FormatError(`${path} is no model folder: it holds neither config.json with safetensors nor a .gguf`);
 }
 
 function adapterFilesOf(path: string): string[] {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (stat === undefined) throw new UserError(`there is no adapter ${path}`, { status: 404, code: "model_not_found" });
+  if (!stat.isDirectory()) return [path];
   const files = ["adapter_config.json", "adapter_model.safetensors"].map((name) => join(path, name));
   if (files.every((file) => statSync(file, { throwIfNoEntry: false })?.isFile())) return files;
   throw new FormatError(`${path} is no adapter: it must hold adapter_config.json and adapter_model.safetensors`);
+}
+
+/** A failure names the Modelfile's line that asked for it. */
+async function onLine<T>(line: number | undefined, work: () => T | Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw line !== undefined && error instanceof UserError ? atLine(line, error) : error;
+  }
 }
 
 /** Where it cannot be read, now is the time to say so. */

@@ -106,7 +106,7 @@ export const whatHelps =
   "behind a proxy, HTTPS_PROXY (with NODE_USE_ENV_PROXY=1 on Node 24).";
 
 const folderFiles =
-  /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json$|^(chat_template\.jinja|merges\.txt|vocab\.txt|tokenizer\.model)$|^additional_chat_templates\/[^/]+\.jinja$/;
+  /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json$|^(chat_template\.jinja|merges\.txt|vocab\.txt|tokenizer\.model)$|^additional_chat_templates\/[^/]+\.jinja$|^1_Pooling\/config\.json$/;
 
 /** A file of a Hugging Face folder that is no weights and yet belongs to the model. */
 export const isFolderFile = (path: string) => folderFiles.test(path);

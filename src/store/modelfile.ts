@@ -18,8 +18,17 @@ export interface Recipe {
   readonly renderer?: string;
   readonly parser?: string;
   readonly requires?: string;
+  /** Where stands, from 1, what can fail later. */
+  readonly lines: Lines;
   /** What was read and left out: retired parameters. */
   readonly warnings: readonly string[];
+}
+
+interface Lines {
+  readonly from: readonly number[];
+  readonly adapters: readonly number[];
+  readonly template?: number;
+  readonly draft?: number;
 }
 
 interface Instruction {
@@ -48,6 +57,12 @@ const roles = ["system", "user", "assistant"];
 
 function wrong(line: number, message: string): UserError {
   return new UserError(`Modelfile, line ${line}: ${message}`, { code: "bad_modelfile" });
+}
+
+/** The same failure, with the line that asked for what failed. */
+export function atLine(line: number, cause: UserError): UserError {
+  const { message, status, code } = cause;
+  return new UserError(`Modelfile, line ${line}: ${message}`, { status, code, cause });
 }
 
 /** The text between its quotes; null: the closing ones are still to come. */
@@ -95,15 +110,15 @@ function instructions(text: string): Instruction[] {
   return found;
 }
 
-type Building = { -readonly [K in keyof Recipe]: Recipe[K] };
+type Building = { -readonly [K in keyof Omit<Recipe, "lines" | "warnings">]: Recipe[K] };
 
 /** Throws UserError that names the line. */
 export function parseModelfile(text: string): Recipe {
-  const recipe: Building = { from: [], adapters: [], parameters: {}, messages: [], license: [], warnings: [] };
+  const recipe: Building = { from: [], adapters: [], parameters: {}, messages: [], license: [] };
   const parameters: Record<string, unknown> = {};
   const stop: string[] = [];
-  for (const instruction of instructions(text)) {
-    const { name, value, line } = instruction;
+  const read = instructions(text);
+  for (const { name, value, line } of read) {
     try {
       if (name !== "PARAMETER") addInstruction(recipe, name as Name, value);
       else {
@@ -129,7 +144,9 @@ export function parseModelfile(text: string): Recipe {
     }
   }
   if (recipe.requires !== undefined) warnings.push(`REQUIRES ${recipe.requires} is a version of Ollama: it is kept`);
-  return { ...recipe, warnings };
+  const linesOf = (name: Name) => read.filter((one) => one.name === name).map(({ line }) => line);
+  const [[template], [draft]] = [linesOf("TEMPLATE"), linesOf("DRAFT")];
+  return { ...recipe, lines: { from: linesOf("FROM"), adapters: linesOf("ADAPTER"), template, draft }, warnings };
 }
 
 const split = (value: string): [string, string] => {
@@ -158,6 +175,9 @@ function addInstruction(recipe: Building, name: Exclude<Name, "PARAMETER"> | Nam
     case "PARAMETER":
       return;
     default: {
+      if (name === "REQUIRES" && !/^v?\d+(\.\d+){0,2}(-[\w.]+)?$/.test(value)) {
+        throw new UserError(`REQUIRES is a version such as 0.14.0; not ${JSON.stringify(value)}`);
+      }
       const field = name.toLowerCase() as "template" | "system" | "draft" | "renderer" | "parser" | "requires";
       if (recipe[field] !== undefined) throw new UserError(`${name} is given twice`);
       recipe[field] = value;

@@ -32,7 +32,7 @@ export interface Outline {
 /** What most headers fit in; where one does not, twice as much, and so on. */
 const firstRead = 256 << 10;
 /** A folder's small files that say how a model is made. Tokenizers are large and say nothing of sizes. */
-const wholeFiles = /^(config|generation_config|model\.safetensors\.index)\.json$/;
+const wholeFiles = /^(1_Pooling\/)?config\.json$|^(generation_config|model\.safetensors\.index)\.json$/;
 
 /** Throws FormatError where what comes is no model's header. */
 export async function drawOutline(files: readonly RemoteFile[]): Promise<Outline> {

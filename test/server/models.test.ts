@@ -154,7 +154,7 @@ describe("unloading", () => {
   it("never takes a pinned one", async () => {
     const world = new World(["a6", "b6"], {}, ["a6"]);
     await world.touch("a6", 0);
-    await expect(world.models.acquire("b6")).rejects.toThrow("b6 does not fit");
+    await expect(world.models.acquire("b6")).rejects.toMatchObject({ message: "b6 does not fit", status: 500 });
     expect(world.names).toEqual(["a6"]);
   });
 

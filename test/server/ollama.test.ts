@@ -190,14 +190,22 @@ describe("options", () => {
     expect(limited.eval_count).toBe(5);
   });
 
+  it("that say how to compute, and those that Ollama no longer heeds, change nothing", async () => {
+    const { ollama } = await start();
+    const ask = async (options: object) => (await ollama.generate({ model, prompt: "Hi", options })).response;
+    const hints = { num_thread: 3, num_gpu: 99, main_gpu: 1, num_batch: 64, use_mmap: false, draft_num_predict: 2 };
+    expect(await ask({ ...hints, mirostat: 1, use_mlock: true, num_predict: 3 })).toBe(await ask({ num_predict: 3 }));
+  });
+
   it("that are not done are refused by name", async () => {
     const { post } = await start();
     const refused = async (body: object) => {
       const response = await post("/api/generate", { model, prompt: "Hi", ...body });
       return [response.status, ((await response.json()) as { error: string }).error] as const;
     };
-    expect(await refused({ options: { num_thread: 3 } })).toEqual([400, expect.stringContaining("num_thread")]);
-    expect(await refused({ options: { mirostat: 1 } })).toEqual([400, expect.stringContaining("mirostat")]);
+    expect(await refused({ options: { typical_p: 0.5 } })).toEqual([400, expect.stringContaining("typical_p")]);
+    expect(await refused({ options: { repeat_last_n: 8 } })).toEqual([400, expect.stringContaining("repeat_last_n")]);
+    expect(await refused({ options: { temprature: 1 } })).toEqual([400, expect.stringContaining("temprature")]);
     expect(await refused({ options: { nonsense: 1 } })).toEqual([400, expect.stringContaining("nonsense")]);
     expect(await refused({ options: { top_k: "many" } })).toEqual([400, expect.stringContaining("top_k")]);
     expect(await refused({ nonsense: 1 })).toEqual([400, expect.stringContaining("nonsense")]);

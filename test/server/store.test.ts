@@ -84,7 +84,14 @@ describe("a server over the store", () => {
     const [, one] = models;
     expect(one).toMatchObject({
       model: "smollm2:latest",
-      details: { format: "gguf", family: "llama", quantization_level: "Q4_1" },
+      details: {
+        format: "gguf",
+        family: "llama",
+        quantization_level: "Q4_1",
+        context_length: 8192,
+        embedding_length: 576,
+      },
+      capabilities: ["completion"],
     });
     expect(one.digest).toMatch(/^[0-9a-f]{64}$/);
     expect(one.size).toBeGreaterThan(80e6);
@@ -159,6 +166,7 @@ describe("a server over the store", () => {
     await vi.waitFor(async () => expect(await loaded()).toEqual([]), { timeout: 5000 });
     const forever = await ollama.generate({ model: "tiny", prompt: "", keep_alive: -1 });
     expect(forever.done_reason).toBe("load");
+    await expect(ollama.generate({ model: "nobody", prompt: "", keep_alive: 0 })).rejects.toThrow(/no model "nobody"/);
     expect((await ollama.ps()).models[0].expires_at).toMatch(/^9999/);
   });
 

@@ -4,6 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { openCheckpoint } from "../../src/formats/open.js";
+import { encoderConfig } from "../../src/model/encoder-config.js";
 import { settingsOf, withPackageMessages } from "../../src/store/apply.js";
 import { type CreateRequest, createPackage } from "../../src/store/create.js";
 import { modelfileOf, parseModelfile } from "../../src/store/modelfile.js";
@@ -13,6 +15,7 @@ import { writeTinyLlamaGguf } from "../support/tiny-llama.js";
 import { sha256 } from "./hub-server.js";
 
 const tinyFolder = fileURLToPath(new URL("../golden/tiny/llama-mha", import.meta.url));
+const bertFolder = fileURLToPath(new URL("../golden/encoders/bert", import.meta.url));
 let home: string;
 let work: string;
 let store: Store;
@@ -104,8 +107,34 @@ test.each([
   ['FROM a\nSYSTEM """x\ny', /line 2: the quotes that begin here do not end/],
   ["FROM a\nSYSTEM x\nSYSTEM y", /line 3: SYSTEM is given twice/],
   ["FROM", /line 1: FROM needs a value/],
+  ["FROM a\nREQUIRES soon", /line 2: REQUIRES is a version such as 0\.14\.0; not "soon"/],
 ])("%j is refused with its line", (text, message) => {
   expect(() => parseModelfile(text)).toThrow(message);
+});
+
+test.each([
+  ["# nothing\nFROM ./none.gguf", /^Modelfile, line 2: there is no file or folder .*none\.gguf/],
+  ["FROM ./tiny.gguf\n\nADAPTER ./none", /^Modelfile, line 3: there is no adapter .*none/],
+  ["FROM ./tiny.gguf\nADAPTER .", /^Modelfile, line 2: .* is no adapter/],
+  ["FROM ./tiny.gguf\nDRAFT ./none.gguf", /^Modelfile, line 2: there is no file or folder/],
+  ['FROM ./tiny.gguf\nTEMPLATE {{ block "a" . }}{{ end }}', /^Modelfile, line 2: the template's line 1: /],
+  ["FROM ./tiny.gguf\nFROM ./text.gguf", /^Modelfile, line 2: /],
+])("what %j asks for and cannot be had is told with its line", async (text, message) => {
+  writeFileSync(join(work, "text.gguf"), "no model");
+  await expect(create("one", text)).rejects.toThrow(message);
+  expect(store.list()).toEqual([]);
+});
+
+test("a folder's pooling belongs to the package: an embedding model is pooled as its folder says", async () => {
+  cpSync(bertFolder, join(work, "encoder"), { recursive: true });
+  writeFileSync(join(work, "encoder", "1_Pooling", "config.json"), '{"pooling_mode_cls_token": true}');
+  const one = await create("encoder", "FROM ./encoder");
+  const checkpoint = await openCheckpoint(one.path);
+  try {
+    expect(encoderConfig(checkpoint)).toMatchObject({ kind: "bert", pooling: "cls" });
+  } finally {
+    checkpoint.close();
+  }
 });
 
 test("a retired parameter is read, said and left out", () => {

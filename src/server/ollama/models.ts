@@ -1,5 +1,6 @@
 // Owns: what Ollama's API tells of models: the list, those that are loaded, and one in full.
-import { aboutModel, capabilitiesOf } from "../../store/about.js";
+import { UserError } from "../../base/errors.js";
+import { aboutModel, type Capability, capabilitiesOf, type ModelAbout } from "../../store/about.js";
 import { describeOrUnknown } from "../../store/describe.js";
 import { modelfileOf } from "../../store/modelfile.js";
 import type { PackageConfig } from "../../store/package.js";
@@ -13,7 +14,9 @@ const never = "9999-12-31T23:59:59.999Z";
 
 const nameOf = ({ id, package: one }: LocalModel) => one?.name ?? id;
 
-function detailsOf(config: PackageConfig): object {
+type Lengths = Pick<ModelAbout, "contextLength" | "embeddingLength">;
+
+function detailsOf(config: PackageConfig, { contextLength, embeddingLength }: Partial<Lengths> = {}): object {
   const { format, family, families, parameterSize, quantization } = config;
   return {
     parent_model: "",
@@ -22,6 +25,8 @@ function detailsOf(config: PackageConfig): object {
     families,
     parameter_size: parameterSize,
     quantization_level: quantization,
+    ...(contextLength === undefined ? {} : { context_length: contextLength }),
+    ...(embeddingLength === undefined ? {} : { embedding_length: embeddingLength }),
   };
 }
 
@@ -33,13 +38,40 @@ const basics = (model: LocalModel) => {
   return { name, model: name, digest: model.package?.digest ?? "" };
 };
 
+interface Outlook extends Partial<Lengths> {
+  readonly capabilities: readonly Capability[];
+}
+
+/** By what a package is: its header is read once. */
+const outlooks = new Map<string, Outlook>();
+
+/** What a list tells of a model beyond its name; a file that cannot be read is still listed. */
+async function outlookOf({ package: one, path }: LocalModel): Promise<Outlook> {
+  const known = one === undefined ? undefined : outlooks.get(one.digest);
+  if (known !== undefined) return known;
+  let found: Outlook = { capabilities: [] };
+  try {
+    const { contextLength, embeddingLength, template, embeds } = await aboutModel(path);
+    const capabilities = capabilitiesOf(one?.template?.text ?? template, embeds);
+    found = { contextLength, embeddingLength, capabilities };
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+  }
+  if (one !== undefined) outlooks.set(one.digest, found);
+  return found;
+}
+
 export async function tags(models: ServedModels<LocalModel>): Promise<object> {
-  const listed = models.all.map(async (model) => ({
-    ...basics(model),
-    modified_at: new Date(model.created * 1000).toISOString(),
-    size: model.package?.bytes ?? 0,
-    details: detailsOf(await configOf(model)),
-  }));
+  const listed = models.all.map(async (model) => {
+    const [config, { capabilities, ...lengths }] = await Promise.all([configOf(model), outlookOf(model)]);
+    return {
+      ...basics(model),
+      modified_at: new Date(model.created * 1000).toISOString(),
+      size: model.package?.bytes ?? 0,
+      details: detailsOf(config, lengths),
+      capabilities,
+    };
+  });
   return { models: await Promise.all(listed) };
 }
 
@@ -63,7 +95,6 @@ export async function show(model: LocalModel, { verbose = false }: ShowRequest):
   const { package: one, path } = model;
   const [config, about] = await Promise.all([configOf(model), aboutModel(path, verbose)]);
   const template = one?.template?.text ?? about.template;
-  const { contextLength, embeddingLength } = about;
   const parameters = parameterLines(one?.parameters ?? {});
   return {
     ...(one?.license === undefined ? {} : { license: one.license.join("\n") }),
@@ -75,11 +106,7 @@ export async function show(model: LocalModel, { verbose = false }: ShowRequest):
     ...(config.parser === undefined ? {} : { parser: config.parser }),
     ...(config.requires === undefined ? {} : { requires: config.requires }),
     ...(one?.messages === undefined ? {} : { messages: one.messages }),
-    details: {
-      ...detailsOf(config),
-      ...(contextLength === undefined ? {} : { context_length: contextLength }),
-      ...(embeddingLength === undefined ? {} : { embedding_length: embeddingLength }),
-    },
+    details: detailsOf(config, about),
     model_info: about.info,
     ...(verbose ? { tensors: about.tensors } : {}),
     capabilities: capabilitiesOf(template, about.embeds),

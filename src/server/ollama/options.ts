@@ -1,5 +1,6 @@
-// Owns: Ollama's options as this engine's settings: the request's over the package's over Ollama's defaults. What the
-// engine does not do is a 400 in a request; in a package, which its user did not write, it is a line in the log.
+// Owns: Ollama's options as this engine's settings: the request's over the package's over Ollama's defaults. What would
+// change the answer and is not done is a 400 in a request; in a package, which its user did not write, a line in the log.
+// What only says how to compute it, and what Ollama itself no longer heeds, is a line in the log too.
 import { UserError } from "../../base/errors.js";
 import { log } from "../../base/log.js";
 import type { SamplingParams } from "../../engine/types.js";
@@ -17,33 +18,28 @@ export interface Options {
   readonly numKeep: number;
 }
 
-/** What is not done: any value but these asks for it. */
-const inert: { readonly [name in keyof ModelParameters]?: readonly unknown[] } = {
-  typical_p: [1],
-  repeat_last_n: [64, 0, -1],
-  num_batch: [512],
-  num_gpu: [-1],
-  main_gpu: [0],
-  use_mmap: [true],
-  num_thread: [0],
-  draft_num_predict: [4],
-};
+/** How the work would be done, never what comes out: the server decides that, and the log says so. */
+const hints: readonly (keyof ModelParameters)[] = [
+  "num_batch",
+  "num_gpu",
+  "main_gpu",
+  "use_mmap",
+  "num_thread",
+  "draft_num_predict",
+];
 
-const why: { readonly [name in keyof ModelParameters]?: string } = {
-  typical_p: "typical sampling is not supported",
-  repeat_last_n: "penalties count the whole context; 0 turns them off",
-  num_thread: "threads are the server's to share out (serve --threads)",
-  num_gpu: "a model runs on one device as a whole (serve --device)",
+/** What would change the answer and is not done: any value but these asks for it. */
+const undone: { readonly [name in keyof ModelParameters]?: { values: readonly unknown[]; why: string } } = {
+  typical_p: { values: [1], why: "typical sampling is not supported" },
+  repeat_last_n: { values: [64, 0, -1], why: "penalties count the whole context; 0 turns them off" },
 };
 
 export function optionsOf(given: Readonly<Record<string, unknown>>, ofPackage: ModelParameters = {}): Options {
-  const asked = parametersOf(given, (name) => {
-    throw new UserError(`The option "${name}" is not supported; leave it out.`, {
-      code: "unsupported_field",
-      param: `options.${name}`,
-    });
-  });
-  refuseInert(asked);
+  const asked = parametersOf(given, (name) => warnOnce(`the option ${name} does nothing any more, as in Ollama`));
+  for (const name of hints) {
+    if (asked[name] !== undefined) warnOnce(`the option ${name} has no effect: it is the server's to decide`);
+  }
+  refuseUndone(asked);
   const {
     temperature = 0.8,
     top_k = 40,
@@ -51,7 +47,7 @@ export function optionsOf(given: Readonly<Record<string, unknown>>, ofPackage: M
     min_p = 0,
     ...rest
   }: ModelParameters = {
-    ...withoutInert(ofPackage),
+    ...withoutUndone(ofPackage),
     ...asked,
   };
   const { repeat_penalty = 1, presence_penalty = 0, frequency_penalty = 0, repeat_last_n = 64, seed = -1 } = rest;
@@ -77,26 +73,30 @@ export function optionsOf(given: Readonly<Record<string, unknown>>, ofPackage: M
   };
 }
 
-function refuseInert(asked: ModelParameters): void {
-  for (const [name, values] of Object.entries(inert) as [keyof ModelParameters, readonly unknown[]][]) {
-    const value = asked[name];
+function refuseUndone(asked: ModelParameters): void {
+  for (const [name, { values, why }] of Object.entries(undone)) {
+    const value = asked[name as keyof ModelParameters];
     if (value === undefined || values.includes(value)) continue;
-    throw new UserError(
-      `The option "${name}" must be ${values.join(" or ")}, or be left out: ${why[name] ?? "other values are not supported"}.`,
-      { code: "unsupported_field", param: `options.${name}` },
-    );
+    throw new UserError(`The option "${name}" must be ${values.join(" or ")}, or be left out: ${why}.`, {
+      code: "unsupported_field",
+      param: `options.${name}`,
+    });
   }
 }
 
 const told = new Set<string>();
 
-function withoutInert(parameters: ModelParameters): ModelParameters {
+function warnOnce(message: string): void {
+  if (!told.has(message)) log.warn(message);
+  told.add(message);
+}
+
+function withoutUndone(parameters: ModelParameters): ModelParameters {
   return Object.fromEntries(
     Object.entries(parameters).filter(([name, value]) => {
-      const values = inert[name as keyof ModelParameters];
-      if (values === undefined || values.includes(value)) return true;
-      if (!told.has(name)) log.warn(`the package's parameter ${name} ${value} is not supported and has no effect`);
-      told.add(name);
+      const one = undone[name as keyof ModelParameters];
+      if (one === undefined || one.values.includes(value)) return true;
+      warnOnce(`the package's parameter ${name} ${value} is not supported and has no effect`);
       return false;
     }),
   );
