@@ -1,7 +1,7 @@
 // Owns: the device tests as one file, for a machine that has a GPU and node but no vitest:
 //
 //   node scripts/gpu-tests.mjs                       here: writes build/gpu/tests.mjs
-//   node build/gpu/tests.mjs [part of a test's name] there, at the repository's root (with node_modules/koffi and build/cuda)
+//   node build/gpu/tests.mjs [part of a name] [i/n]  there, at the repository's root (with node_modules/koffi and build/cuda)
 import { mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -23,7 +23,7 @@ const entry = [
   'import { run } from "vitest";',
   ...files.map((file) => `await import(${JSON.stringify(file)});`),
   `if (process.env.MILLRACE_TEST_SMOLLM2) await import(${JSON.stringify(real)});`,
-  'process.exit((await run(process.argv[2] ?? "")) > 0 ? 1 : 0);',
+  'process.exit((await run(process.argv[2] ?? "", process.argv[3] ?? "")) > 0 ? 1 : 0);',
 ].join("\n");
 
 mkdirSync(join(root, "build", "gpu"), { recursive: true });

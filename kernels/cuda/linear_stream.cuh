@@ -123,14 +123,16 @@ struct Fragments {
   static constexpr int terms = S == F32 ? 3 : S == F16 ? 2 : 1;
   uint32_t a[terms][2][4];
 
+  // Of infinity nothing is left.
+  __device__ __forceinline__ float rest(float w, uint32_t part) { return isinf(w) ? 0.0f : w - __uint_as_float(part); }
   __device__ __forceinline__ void split(float w0, float w1, int product, int reg) {
     float r0 = w0, r1 = w1;
 #pragma unroll
     for (int i = 0; i < terms; i++) {
       const uint32_t pair = bf16_pair(r0, r1);
       a[i][product][reg] = pair;
-      r0 -= __uint_as_float(pair << 16);
-      r1 -= __uint_as_float(pair & 0xffff0000u);
+      r0 = rest(r0, pair << 16);
+      r1 = rest(r1, pair & 0xffff0000u);
     }
   }
 
@@ -467,8 +469,9 @@ __device__ __forceinline__ float add_slices(const float* sums, int wk, int apart
   return total;
 }
 
+// pass: which T tokens.
 template <int T>
-__device__ void linear_block(const LinearTask& task) {
+__device__ void linear_block(const LinearTask& task, int pass) {
   using G = Shape<T>;
   constexpr int RT = G::RT, NT = G::NT;
   extern __shared__ __align__(128) uint8_t shared[];
@@ -476,7 +479,7 @@ __device__ void linear_block(const LinearTask& task) {
   const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   const int wk = task.wk, wr = 8 / wk, my_wr = warp / wk, my_wk = warp % wk;
   const bool gated = task.epilogue == gated_y;
-  const int token0 = blockIdx.z * G::tokens, R = wr * RT * 16;
+  const int token0 = pass * G::tokens, R = wr * RT * 16;
 
   // The warp's tiles. Those beyond the segment stand for its last one and are not written.
   Tiles tiles;
@@ -605,5 +608,5 @@ __device__ void linear_block(const LinearTask& task) {
                               rows,       {{d0, t0, n0}, {d1, t1, n1}, {d2, t2, n2}, {d3, t3, n3}}, num_segments,          \
                               splits,     wk, tiles, partial,                                                                     \
                               tickets};                                                                                    \
-    mr::linear_block<T>(task);                                                                                             \
+    mr::linear_block<T>(task, blockIdx.z);                                                                                         \
   }

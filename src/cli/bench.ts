@@ -144,30 +144,52 @@ function techniques(): Command {
 function ops(): Command {
   return new Command("ops")
     .description(
-      "Each kernel of the CPU device alone, beside the machine's limits measured in the same run: memory read with prefetch, " +
-        "products of 8-bit integers, f32 multiply-adds.",
+      "Each kernel of a device alone, beside the machine's limits: for the CPU memory read with prefetch, products of 8-bit " +
+        "integers and f32 multiply-adds, measured in the same run; for a GPU memory read, measured in the same run, its tensor " +
+        "cores at their highest clock, and cuBLAS where it is found.",
     )
-    .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
+    .addOption(new Option("--device <name>", "device to measure").choices(["cpu", "cuda"]).default("cpu"))
+    .option("--threads <n>", "compute threads of the CPU (default: the processor's cores)", wholeNumber(1, 1024))
     .option("--json", "print JSON")
-    .addHelpText("after", "\nExamples:\n  millrace bench ops\n  millrace bench ops --threads 1 --json")
-    .action(async ({ json, threads }: { threads?: number; json?: boolean }) => {
-      const { measureRoofs, Ops } = await import("./ops.js");
-      const roofs = measureRoofs(threads);
-      if (!json) {
-        const { readBytes, int8, f32 } = roofs;
-        console.log(`limits: ${giga(readBytes)} GB/s read, ${giga(int8)} GOP/s of int8, ${giga(f32)} GFLOP/s of f32`);
-      }
-      const rows: OpRow[] = [];
-      for await (const row of new Ops(roofs, { threads }).rows()) rows.push(row);
-      if (json) console.log(JSON.stringify({ roofs, rows, machine: machine() }));
-      else console.log(table(rows.map(opLine)));
+    .addHelpText(
+      "after",
+      "\nExamples:\n  millrace bench ops\n  millrace bench ops --threads 1 --json\n  millrace bench ops --device cuda",
+    )
+    .action(async ({ device, json, threads }: { device: string; threads?: number; json?: boolean }) => {
+      const { limits, roofs, rows } = device === "cuda" ? await gpuOps() : await cpuOps(threads);
+      if (!json) console.log(`limits: ${limits}`);
+      const all: OpRow<string>[] = [];
+      for await (const row of rows) all.push(row);
+      if (json) console.log(JSON.stringify({ roofs, rows: all, machine: machine() }));
+      else console.log(table(all.map(opLine)));
     });
+}
+
+interface OpBench {
+  readonly limits: string;
+  readonly roofs: object;
+  readonly rows: AsyncIterable<OpRow<string>>;
+}
+
+async function cpuOps(threads?: number): Promise<OpBench> {
+  const { measureRoofs, Ops } = await import("./ops.js");
+  const roofs = measureRoofs(threads);
+  const { readBytes, int8, f32 } = roofs;
+  const limits = `${giga(readBytes)} GB/s read, ${giga(int8)} GOP/s of int8, ${giga(f32)} GFLOP/s of f32`;
+  return { limits, roofs, rows: new Ops(roofs, { threads }).rows() };
+}
+
+async function gpuOps(): Promise<OpBench> {
+  const { CudaOps } = await import("./ops-cuda.js");
+  const ops = new CudaOps();
+  const { readBytes, bf16 } = ops.roofs;
+  return { limits: `${giga(readBytes)} GB/s read, ${giga(bf16)} GFLOP/s of bf16`, roofs: ops.roofs, rows: ops.rows() };
 }
 
 const giga = (value: number) => (value / 1e9).toFixed(1);
 
-function opLine({ op, what, tokens, ms, bound, rate, share }: OpRow): (string | number)[] {
-  const unit = { readBytes: "GB/s", int8: "GOP/s", f32: "GFLOP/s" }[bound];
+function opLine({ op, what, tokens, ms, bound, rate, share, libraryMs }: OpRow<string>): (string | number)[] {
+  const unit = bound === "readBytes" ? "GB/s" : bound === "int8" ? "GOP/s" : "GFLOP/s";
   return [
     op,
     tokens,
@@ -176,7 +198,7 @@ function opLine({ op, what, tokens, ms, bound, rate, share }: OpRow): (string | 
     Number((rate / 1e9).toPrecision(3)),
     unit,
     `${(100 * share).toFixed(0)} %`,
-    what,
+    libraryMs === undefined ? what : `${what}; cuBLAS ${Number(libraryMs.toPrecision(3))} ms`,
   ];
 }
 

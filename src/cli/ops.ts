@@ -4,7 +4,7 @@ import { type StorageType, storageTypes } from "../base/dtype.js";
 import { type Batch, noBias, noUpdates } from "../device/batch.js";
 import { CpuDevice } from "../device/cpu/device.js";
 import { loadNative } from "../device/cpu/native.js";
-import type { Limits, Program } from "../device/device.js";
+import type { Device, Limits, Program } from "../device/device.js";
 import type { TensorInfo } from "../formats/checkpoint.js";
 import type { Roofs } from "../host/forecast.js";
 import { physicalCores } from "../host/load.js";
@@ -14,17 +14,19 @@ import { attention, cacheWrite, embed, gatedActivation, linear, rmsNorm } from "
 import type { Tensor } from "../plan/plan.js";
 import { median } from "./measure.js";
 
-export interface OpRow {
+export interface OpRow<Roof extends string = keyof Roofs> {
   readonly op: string;
   readonly what: string;
   readonly tokens: number;
   readonly ms: number;
   /** What bounds it: bytes of weights or of keys and values, or operations. */
-  readonly bound: keyof Roofs;
+  readonly bound: Roof;
   /** A second. */
   readonly rate: number;
   /** Of the roof that bounds it. */
   readonly share: number;
+  /** What the maker's own library takes for the same, where it is on this machine. */
+  readonly libraryMs?: number;
 }
 
 export interface OpOptions {
@@ -43,7 +45,7 @@ export function measureRoofs(threads = physicalCores()): Roofs {
 }
 
 /** A model of one op: tables for its inputs, random weights. */
-class OneOp {
+export class OneOp {
   readonly builder: PlanBuilder;
   private readonly tensors = new Map<string, TensorInfo>();
   private readonly bytes = new Map<string, Uint8Array>();
@@ -58,14 +60,19 @@ class OneOp {
     return this.builder.apply(embed, name, { ids: this.builder.input("tokenIds"), weight }, { scale: 1 });
   }
 
-  weight(name: string, type: StorageType, shape: readonly number[]): Tensor {
-    const bytes = randomTensor(type, shape, 1);
+  /** as: has the bytes of that weight, of the same type and shape. */
+  weight(name: string, type: StorageType, shape: readonly number[], as?: string): Tensor {
+    const bytes = this.bytes.get(as ?? "") ?? randomTensor(type, shape, 1);
     this.bytes.set(name, bytes);
     this.tensors.set(name, { name, type, shape, bytes: bytes.length });
     return this.builder.weight(name, shape, [{ name, type, shape: [shape[0], shape[1] ?? 1] }]);
   }
 
-  compile(device: CpuDevice, limits: Limits): Promise<Program> {
+  bytesOf(name: string): number {
+    return this.tensors.get(name)!.bytes;
+  }
+
+  compile(device: Device, limits: Limits): Promise<Program> {
     const read = (name: string) => this.bytes.get(name)!;
     return device.compile(this.builder.finish(), { tensors: this.tensors, read, release: () => {} }, limits);
   }
@@ -183,8 +190,8 @@ export class Ops {
 }
 
 /** One sequence, `tokens` of it from a position on; nothing is sampled. cached: the plan has a cache. */
-export function step(tokens: number, position: number, cached = true): Batch {
-  const pages = Int32Array.from({ length: Math.ceil((position + tokens) / 16) }, (_, i) => i);
+export function step(tokens: number, position: number, cached = true, pageTokens = 16): Batch {
+  const pages = Int32Array.from({ length: Math.ceil((position + tokens) / pageTokens) }, (_, i) => i);
   return {
     tokens: Int32Array.from({ length: tokens }, (_, i) => i),
     slots: Int32Array.of(0),

@@ -136,7 +136,7 @@ function chosen({ toolChoice }: ChatJob, tools: readonly Tool[]): ToolSpec[] {
 function reasoningStart({ think, addGenerationPrompt }: ChatJob, { reasoning }: Dialect, tail: string): ReasoningStart {
   if (reasoning === undefined || addGenerationPrompt === false) return "none";
   const end = tail.trimEnd();
-  if (end.endsWith(reasoning.close.trim())) return "none";
+  if (!reasoning.closeBegins && end.endsWith(reasoning.close.trim())) return "none";
   const inside = end.endsWith(reasoning.open.trim());
   if (think === false) {
     throw new UserError(

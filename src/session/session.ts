@@ -226,9 +226,10 @@ export class Session {
         param: "messages",
       });
     }
-    const described = dialect.describesTools && (tools !== undefined || messages.some(speaksOfTools));
-    return template.encode(described ? describeTools(messages, tools ?? []) : messages, {
-      tools: described ? undefined : tools,
+    const untold = dialect.describesTools || dialect.systemTools ? (tools ?? []) : [];
+    const written = untold.length > 0 || (dialect.writesCalls && messages.some(speaksOfTools));
+    return template.encode(written ? describeTools(messages, untold, dialect) : messages, {
+      tools: untold.length > 0 ? undefined : tools,
       variables,
       addGenerationPrompt: job.addGenerationPrompt ?? true,
     });

@@ -70,9 +70,18 @@ function templateTool({ name, description, parameters }: Tool): Readonly<Record<
 }
 
 /** In OpenAI's form, which is what templates are written for. */
-function templateMessage({ role, content, name, toolCalls, toolCallId, thinking }: ChatMessage): TemplateMessage {
+function templateMessage({
+  role,
+  content,
+  name,
+  toolCalls,
+  toolCallId,
+  thinking,
+  tools,
+}: ChatMessage): TemplateMessage {
   const message: Record<string, unknown> = { role, content };
   if (name !== undefined) message.name = name;
+  if (tools !== undefined) message.tools = tools;
   if (toolCallId !== undefined) message.tool_call_id = toolCallId;
   // Templates of different makers know it by different names.
   if (thinking !== undefined) Object.assign(message, { reasoning_content: thinking, thinking });

@@ -26,6 +26,8 @@ export interface ChatMessage {
   readonly toolCallId?: string;
   /** The reasoning before an assistant's answer, for templates that show it to the model again. */
   readonly thinking?: string;
+  /** Of a system message: JSON text of the tools, for templates that read them there. The session sets it. */
+  readonly tools?: string;
 }
 
 export interface Tool {

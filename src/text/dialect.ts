@@ -28,6 +28,8 @@ export interface ReasoningSyntax {
   readonly variable?: string;
   /** The template's variable that takes low, medium or high. */
   readonly effort?: string;
+  /** Prompts end like `close` without having closed anything: it also begins an answer. */
+  readonly closeBegins?: boolean;
 }
 
 export interface Dialect {
@@ -38,6 +40,10 @@ export interface Dialect {
   readonly content?: { readonly open: string; readonly close: string };
   /** The template says nothing of tools: they are described in a system message. */
   readonly describesTools?: boolean;
+  /** The template reads them from the system message's field `tools`, as JSON text. */
+  readonly systemTools?: boolean;
+  /** The template says nothing of calls: earlier ones and their results are written as text. */
+  readonly writesCalls?: boolean;
 }
 
 const hermes: CallSyntax = {
@@ -69,6 +75,7 @@ interface Row {
   readonly calls: CallSyntax;
   readonly reasoning?: ReasoningSyntax;
   readonly content?: Dialect["content"];
+  readonly systemTools?: boolean;
 }
 
 /** The first row whose marks are all in the template. */
@@ -80,6 +87,7 @@ const table: readonly Row[] = [
       open: "<|channel|>analysis<|message|>",
       close: "<|end|><|start|>assistant",
       effort: "reasoning_effort",
+      closeBegins: true,
     },
     content: { open: "<|channel|>final<|message|>", close: "" },
     calls: {
@@ -162,7 +170,8 @@ const table: readonly Row[] = [
   },
   {
     name: "phi",
-    marks: ["<|tool_call|>", "<|/tool_call|>"],
+    marks: ["<|tool|>", "<|/tool|>"],
+    systemTools: true,
     calls: list("<|tool_call|>[", "]<|/tool_call|>", "<|tool_call|>"),
   },
   { name: "granite", marks: ["<|tool_call|>"], calls: list("<|tool_call|>[", "]", "<|tool_call|>") },
@@ -203,6 +212,8 @@ export function dialectOf(source: string | undefined): Dialect {
     reasoning: found && { ...found, variable },
     content: row?.content,
     describesTools: row === undefined || !has("tools"),
+    systemTools: row?.systemTools,
+    writesCalls: row === undefined || !has("tool_calls"),
   };
 }
 

@@ -14,6 +14,8 @@ import { seededRandom } from "../support/random.js";
 import { compileTiny, generate, type Tiny } from "../support/tiny.js";
 import { MemoryWeights } from "../support/weights.js";
 
+type Answer = Awaited<ReturnType<typeof generate>>;
+
 const rank = 4;
 const prompt = goldenCases("llama-mha")[1].prompt_ids;
 
@@ -65,7 +67,15 @@ function floatTensor(tensor: Plan["tensors"][number]): Plan["tensors"][number] {
   return { ...tensor, from: [{ name: tensor.name, type: "F32", shape: [rows, cols] }] };
 }
 
-await describeDevices("adapters", (device) => {
+await describeDevices("adapters", (device, _arithmetic, kept) => {
+  /** Where values are kept in fewer bits than the truth's, near it is all they can be. */
+  const same = (answer: Answer, truth: Answer) => {
+    const shape = [1, truth.logits.length];
+    const bound = kept > 0 ? 3 * kept : 2e-5;
+    expectClose({ shape, data: answer.logits }, { shape, data: truth.logits }, bound, "logits");
+    if (kept === 0) expect(answer.tokens).toEqual(truth.tokens);
+  };
+
   test("an adapter in a slot equals merged weights", async () => {
     const tiny = await compileTiny(device, "llama-mha", {}, withAdapters);
     const adapter = adapterFor(tiny.plan);
@@ -76,12 +86,10 @@ await describeDevices("adapters", (device) => {
       dump: true,
     });
     const truth = await generate(mergedProgram, prompt, 8);
-    const shape = [1, truth.logits.length];
-    expectClose({ shape, data: adapted.logits }, { shape, data: truth.logits }, 2e-5, "logits");
-    expect(adapted.tokens).toEqual(truth.tokens);
+    same(adapted, truth);
     const base = await generate(plain.program, prompt, 8);
     expect(base.tokens).not.toEqual(adapted.tokens);
-    expect((await generate(tiny.program, prompt, 8)).tokens).toEqual(base.tokens);
+    same(await generate(tiny.program, prompt, 8), base);
   });
 
   test("sequences with and without the adapter in one step do not touch each other", async () => {

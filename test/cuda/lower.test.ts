@@ -9,11 +9,19 @@ import { loweredOps } from "../../src/device/cuda/lower.js";
 import { modelConfig } from "../../src/model/config.js";
 import { decoderPlan } from "../../src/model/decoder.js";
 import { fuse } from "../../src/plan/passes/fuse.js";
+import { withAdapters } from "../../src/plan/passes/lora.js";
 import { limits } from "../support/batch.js";
 import { openTiny } from "../support/golden.js";
 
 const folder = fileURLToPath(new URL("../../kernels/cuda/", import.meta.url));
-const properties = { name: "none", multiprocessors: 132, sharedBytes: 232448, l2Bytes: 50 << 20, capability: 90 };
+const properties = {
+  name: "none",
+  multiprocessors: 132,
+  clock: 2e9,
+  sharedBytes: 232448,
+  l2Bytes: 50 << 20,
+  capability: 90,
+};
 
 /** Variants that the preprocessor names: their own tests on a GPU check them. */
 const byMacro = /^mr_(attention|linear|embed|moe|pack|unpack)_/;
@@ -50,29 +58,34 @@ const shapes = [
 ];
 
 describe.each([{ dump: false }, { dump: true }])("keeping every tensor: $dump", ({ dump }) => {
-  test.each(["llama-gqa-llama3rope", "gemma3", "qwen2", "mistral-swa"])("%s", async (name) => {
-    const checkpoint = await openTiny(name);
-    const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), loweredOps);
-    const { lowered, workspace, weights, tail, step, pools } = planProgram(plan, limits, properties, dump);
-    workspace.base = 1n << 40n;
-    weights.lieAt(2 ** 41);
-    pools.fill(1n << 42n);
-    const kernels = declared();
-    const memory = { address: 4096, bytes: new Uint8Array(0) };
-    for (const bucket of shapes) {
-      const { first, forward } = lowered.lowering;
-      const launches: Launch[] = [...first, ...forward].flatMap((make) => [...make(bucket)]);
-      launches.push(...tail.launches(step, memory, memory, bucket.rows, -1));
-      for (const { kernel, args, block, grid } of launches) {
-        expect(block <= 1024 && grid.every(Number.isInteger), kernel).toBe(true);
-        const parameters = kernels.get(kernel);
-        if (!parameters && byMacro.test(kernel)) continue;
-        expect(parameters, kernel).not.toBe(undefined);
-        expect(args.length, kernel).toBe(parameters!.length);
-        for (const [i, arg] of args.entries())
-          expect(fits(parameters![i], arg), `${kernel}: ${parameters![i]}`).toBe(true);
+  test.each([...["llama-gqa-llama3rope", "gemma3", "qwen2", "mistral-swa", "qwen3-moe"], "llama-mha with adapters"])(
+    "%s",
+    async (name) => {
+      const [family, adapters] = name.split(" with ");
+      const checkpoint = await openTiny(family);
+      const plain = decoderPlan(modelConfig(checkpoint), checkpoint.tensors);
+      const plan = fuse(adapters ? withAdapters(plain) : plain, loweredOps);
+      const { lowered, workspace, weights, tail, step, pools } = planProgram(plan, limits, properties, dump);
+      workspace.base = 1n << 40n;
+      weights.lieAt(2 ** 41);
+      pools.fill(1n << 42n);
+      const kernels = declared();
+      const memory = { address: 4096, bytes: new Uint8Array(0) };
+      for (const bucket of shapes) {
+        const { first, forward } = lowered.lowering;
+        const launches: Launch[] = [...first, ...forward].flatMap((make) => [...make(bucket)]);
+        launches.push(...tail.launches(step, memory, memory, bucket.rows, -1));
+        for (const { kernel, args, block, grid } of launches) {
+          expect(block <= 1024 && grid.every(Number.isInteger), kernel).toBe(true);
+          const parameters = kernels.get(kernel);
+          if (!parameters && byMacro.test(kernel)) continue;
+          expect(parameters, kernel).not.toBe(undefined);
+          expect(args.length, kernel).toBe(parameters!.length);
+          for (const [i, arg] of args.entries())
+            expect(fits(parameters![i], arg), `${kernel}: ${parameters![i]}`).toBe(true);
+        }
       }
-    }
-    checkpoint.close();
-  });
+      checkpoint.close();
+    },
+  );
 });

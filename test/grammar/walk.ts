@@ -49,7 +49,11 @@ export function world(controlSpellings: readonly string[] = []): World {
 
 export function formatGrammar(format: OutputFormat): TokenGrammar {
   const rules = new Rules();
-  const spelling = { quoted: literal, stop: literal, spelled: (text: string) => text };
+  const spelling = {
+    quoted: literal,
+    stop: (mark: string) => ({ head: mark, rest: "" }),
+    spelled: (text: string) => text,
+  };
   const text = rules.text(formatBody(rules, format, { spelling, close: "", param: "format" }));
   return { text, controls: [], triggers: [], ends: [end], foreign: isForeign(format) };
 }

@@ -16,7 +16,7 @@ function add(name: string, body?: Body): void {
 }
 
 const named = (name: string, value: unknown): string =>
-  name.replace(/\$(\w+)/g, (_, key) => String((value as Record<string, unknown>)[key]));
+  name.replace("%s", String(value)).replace(/\$(\w+)/g, (_, key) => String((value as Record<string, unknown>)[key]));
 
 export const test = Object.assign((name: string, body: Body) => add(name, body), {
   skip: (name: string, _body?: Body) => add(name),
@@ -109,17 +109,22 @@ export function expect(actual: unknown, message?: string) {
   return { ...matchers(actual, message, false), not: matchers(actual, message, true) };
 }
 
-/** Runs what was declared. only: names that have this in them. Returns how many failed. */
-export async function run(only = ""): Promise<number> {
+/** Runs what was declared. only: names that have this in them. part: "2/5", every fifth test from the second on, each told
+ *  with its seconds (slow tools take them in several processes). Returns how many failed. */
+export async function run(only = "", part = ""): Promise<number> {
   const counts = { passed: 0, failed: 0, skipped: 0 };
-  for (const { name, body } of entries.filter(({ name }) => name.includes(only))) {
+  const [nth, of] = part ? part.split("/").map(Number) : [1, 1];
+  const chosen = entries.filter(({ name, body }) => name.includes(only) && (body || !part));
+  for (const { name, body } of chosen.filter((_, i) => i % of === nth - 1)) {
     if (!body) {
       counts.skipped++;
       continue;
     }
+    const started = performance.now();
     try {
       await body();
       counts.passed++;
+      if (part) console.log(`${((performance.now() - started) / 1000).toFixed(1)} s ${name}`);
     } catch (error) {
       counts.failed++;
       console.log(

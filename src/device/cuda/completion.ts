@@ -63,6 +63,8 @@ export class Completion {
       if (missed) throw new CudaError("a step ended without a result", 0);
       if (now - oldest.since > deadline) throw new CudaError("a step did not answer within its time", 0);
     } catch (error) {
+      // Whatever it was: nothing that still runs there can be waited for.
+      this.cuda.failed = true;
       for (const { done } of this.awaited.splice(0)) done(error);
     }
   }

@@ -80,6 +80,8 @@ export interface StepView {
   readonly slots: bigint;
   readonly tokenStart: bigint;
   readonly kvStart: bigint;
+  /** [slots, SlotInt] */
+  readonly slotInts: bigint;
   /** [rows] indices into tokens. */
   readonly rowTokens: bigint;
   /** One a page group: start [sequences + 1], first [sequences], ids. */
@@ -89,6 +91,8 @@ export interface StepView {
 export interface CudaProperties {
   readonly name: string;
   readonly multiprocessors: number;
+  /** The highest, in Hz. */
+  readonly clock: number;
   /** Most dynamic shared memory that a block may ask for, in bytes. */
   readonly sharedBytes: number;
   readonly l2Bytes: number;

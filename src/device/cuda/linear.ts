@@ -89,6 +89,22 @@ function cut(stream: Stream, part: Part, gated: boolean, multiprocessors: number
   return { wk, splits: slices / wk, rows, each, groups };
 }
 
+/** The kernel for passes of `tokens` tokens, and how it cuts a single matrix (gated: two, of so many rows each). */
+export const streamFor = (tokens: number): Stream => streams.find((stream) => stream.tokens === tokens)!;
+export function cutFor(stream: Stream, rows: number, gated: boolean): Cut {
+  const matrix = { rows } as Matrix;
+  const part = gated
+    ? { segments: [matrix, matrix], column: 0, rows: 2 * rows }
+    : { segments: [matrix], column: 0, rows };
+  return cut(stream, part, gated, 1);
+}
+
+/** Shared memory of a block. alone: it takes all splits. */
+export function launchBytes(stream: Stream, { wk, splits, rows }: Cut, alone: boolean): number {
+  const held = stream.tokens * rows * 4;
+  return warps * stream.warpBytes + (stream.blocks ? 2 * wk * held : alone && splits > 1 ? held : 0);
+}
+
 function parts(segments: readonly Matrix[]): Part[] {
   const out: Part[] = [];
   let column = 0;
@@ -236,11 +252,10 @@ function streamLaunch(call: Call, part: Part, n: number, shared: Shared, context
   const gated = call.gated !== undefined;
   const fitting = streams.filter(({ tokens }) => tokens > 1 || !context.deterministic);
   const stream = fitting.find(({ tokens }) => n <= tokens) ?? fitting[fitting.length - 1];
-  const { wk, splits, rows, each, groups } = cut(stream, part, gated, context.properties.multiprocessors);
+  const how = cut(stream, part, gated, context.properties.multiprocessors);
+  const { wk, splits, each, groups } = how;
   const passes = Math.ceil(n / stream.tokens);
   const alone = splits === 1 || passes > 1;
-  const held = stream.tokens * rows * 4;
-  const sums = stream.blocks ? 2 * wk * held : alone && splits > 1 ? held : 0;
   const args = [
     ...productArgs(call, part, context),
     ...[i32(splits), i32(wk), i32(each), ptr(shared.partial.address), ptr(shared.tickets.address)],
@@ -250,7 +265,7 @@ function streamLaunch(call: Call, part: Part, n: number, shared: Shared, context
     kernel: `mr_linear_${stream.tokens}`,
     grid: [groups, alone ? 1 : splits, passes],
     block: 32 * warps,
-    sharedBytes: warps * stream.warpBytes + sums,
+    sharedBytes: launchBytes(stream, how, alone),
     args,
     dependent: true,
   };

@@ -7,6 +7,7 @@ import type { Node, Tensor } from "../../plan/plan.js";
 import { type Arg, activationCodes, type KvPlace, type Lowered, type Place } from "./launch.js";
 import { Lowering, type Parts, wide } from "./lowering.js";
 import type { PlannedArea } from "./memory.js";
+import { moe, route } from "./moe.js";
 
 /** What the tail (tail.ts) needs of the plan's logits. */
 export interface LogitsPlace {
@@ -199,6 +200,48 @@ const handlers: Readonly<Record<string, Handler>> = {
       softcap: softcap ?? 0,
       bias: bias ? this.parts.weights.vector(bias) : () => 0n,
     };
+  },
+  route(node) {
+    const { logits, bias } = node.inputs;
+    const p = node.params as { score: string; normalize: boolean; scale: number };
+    const task = {
+      logits: this.input(logits),
+      bias: bias ? this.parts.weights.vector(bias) : () => 0n,
+      experts: this.output(node.outputs.experts),
+      weights: this.output(node.outputs.weights),
+      softmax: p.score === "softmax",
+      normalize: p.normalize,
+      scale: p.scale,
+    };
+    this.emit(route(task, this));
+  },
+  moe(node) {
+    const { x, experts, weights, gate, up, down } = node.inputs;
+    const { numExperts, kind } = node.params as { numExperts: number; kind: Activation };
+    const stack = (weight: Tensor) => this.parts.weights.experts(weight, numExperts);
+    const task = {
+      ...{ x: this.narrowed(x), experts: this.input(experts), weights: this.input(weights) },
+      ...{ gate: stack(gate), up: stack(up), down: stack(down), kind, y: this.output(node.outputs.y) },
+    };
+    this.emit(moe(task, this));
+  },
+  lora(node) {
+    const { x, y } = node.inputs;
+    const { site, rowStart, colStart } = node.params as { site: string; rowStart: number; colStart: number };
+    const from = this.input(x);
+    const to = this.input(y);
+    const z = this.output(node.outputs.z);
+    const entry = this.adapterSite(site);
+    this.emit((bucket) => {
+      const args: Arg[] = [
+        ...[{ ptr: this.step.info }, rowsFlag(z), { ptr: from.address }, wide(from), { i32: from.width }],
+        ...[{ ptr: to.address }, wide(to), { ptr: z.address }, wide(z), { i32: to.width }],
+        ...[{ ptr: this.step.tokenSequence }, { ptr: this.step.rowTokens }, { ptr: this.step.slots }],
+        ...[{ ptr: this.step.slotInts }, { ptr: entry() }, { i32: rowStart }, { i32: colStart }],
+      ];
+      const grid = [z.rows ? bucket.rows : bucket.tokens, 1, 1] as const;
+      return [{ kernel: "mr_lora", grid, block: 256, sharedBytes: 0, args, dependent: true }];
+    });
   },
   // What follows the logits is the tail's own.
   sample() {},

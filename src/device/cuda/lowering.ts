@@ -6,6 +6,7 @@
 import { InternalError } from "../../base/errors.js";
 import type { Node, Plan, Tensor } from "../../plan/plan.js";
 import type { Limits } from "../device.js";
+import { type AdapterTable, factorsBytes } from "./adapters.js";
 import type {
   AttentionKernels,
   CudaProperties,
@@ -50,6 +51,7 @@ export class Lowering implements LowerContext {
   readonly readers = new Map<string, number[]>();
   /** Areas to be zero before the first step. */
   readonly zeroed: PlannedArea[] = [];
+  private readonly sites = new Map<string, number>();
   private readonly sharedAreas = new Map<string, PlannedArea>();
   private readonly keys = new Set<string>();
   private readonly residual = new Set<string>();
@@ -117,6 +119,19 @@ export class Lowering implements LowerContext {
     this.sharedAreas.set(key, area);
     this.constants.push({ area, bytes: values });
     return area;
+  }
+
+  /** Where the factors of the site lie, a slot after the other. */
+  adapterSite(name: string): () => bigint {
+    const slots = this.limits.adapterSlots;
+    const number = this.sites.get(name) ?? this.sites.size;
+    this.sites.set(name, number);
+    const area = this.shared("adapters", factorsBytes * slots * this.sites.size, true);
+    return () => area.address + BigInt(factorsBytes * slots * number);
+  }
+
+  get adapterTable(): AdapterTable {
+    return { sites: this.sites, slots: this.limits.adapterSlots, area: this.sharedAreas.get("adapters") };
   }
 
   // ---- tensors
@@ -236,10 +251,10 @@ export class Lowering implements LowerContext {
 export const wide = (place: { dtype: "f32" | "bf16" }): { i32: number } => ({ i32: place.dtype === "f32" ? 1 : 0 });
 export const onRows = (tensor: Tensor): boolean => tensor.shape[0] === "rows";
 
-/** Tensors that stay in f32. */
+/** Tensors of 4-byte values. */
 function wideTensors(node: Node): readonly Tensor[] {
   const { a, b, logits } = node.inputs;
-  const { y, sum } = node.outputs;
+  const { y, sum, experts, weights } = node.outputs;
   switch (node.op.name) {
     case "add":
       return [a, b, y];
@@ -249,7 +264,9 @@ function wideTensors(node: Node): readonly Tensor[] {
     case "logits":
       return [y];
     case "route":
-      return [logits];
+      return [logits, experts, weights];
+    case "lora":
+      return [node.inputs.y];
     default:
       return [];
   }

@@ -11,7 +11,7 @@ import type { CudaProperties, TensorMap } from "./launch.js";
 const buildDir = join(dirname(fileURLToPath(import.meta.url)), "..", "..", "..", "build", "cuda");
 
 /** CUdevice_attribute numbers of cuda.h. */
-const attributes = { multiprocessors: 16, major: 75, minor: 76, sharedOptin: 97, l2: 38, globalMemoryBus: 37 };
+const attributes = { clock: 13, multiprocessors: 16, l2: 38, major: 75, minor: 76, sharedOptin: 97 };
 const notReady = 600;
 /** sizeof(CUtensorMap). */
 export const tensorMapBytes = 128;
@@ -162,6 +162,7 @@ export class Cuda {
     this.properties = {
       name: name.toString("utf8").replace(/\0.*$/s, ""),
       multiprocessors: attribute(attributes.multiprocessors),
+      clock: 1000 * attribute(attributes.clock),
       sharedBytes: attribute(attributes.sharedOptin),
       l2Bytes: attribute(attributes.l2),
       capability: 10 * attribute(attributes.major) + attribute(attributes.minor),
@@ -333,6 +334,8 @@ export class Cuda {
   close(): void {
     if (this.closed) return;
     this.closed = true;
+    // What has failed may never end, and waiting for it would keep its process.
+    if (this.failed) return;
     for (const module of this.modules) this.driver.cuModuleUnload(module);
     this.driver.cuStreamDestroy_v2(this.stream);
     this.driver.cuDevicePrimaryCtxRelease_v2(this.device);

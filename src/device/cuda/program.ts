@@ -5,12 +5,22 @@
 //            one launch                                    │ a graph where the shape is known  │ memory; the host polls it
 import { check, InternalError, UserError } from "../../base/errors.js";
 import type { HostTensor } from "../../plan/op.js";
+import { adapterSites } from "../../plan/passes/lora.js";
 import type { Plan } from "../../plan/plan.js";
 import { type Batch, SlotInt, type Step, type StepResult, slotInts } from "../batch.js";
 import type { GroupShape } from "../budget.js";
-import { checkBatch, checkPageIds, checkWeights } from "../check.js";
-import type { CompileOptions, Limits, MemoryReport, PageGroup, Program, WeightSource } from "../device.js";
+import { checkAdapter, checkBatch, checkPageIds, checkWeights } from "../check.js";
+import type {
+  AdapterSource,
+  CompileOptions,
+  Limits,
+  MemoryReport,
+  PageGroup,
+  Program,
+  WeightSource,
+} from "../device.js";
 import { awaitMasks } from "../masks.js";
+import { Adapters } from "./adapters.js";
 import { bucketOf } from "./buckets.js";
 import { Completion } from "./completion.js";
 import type { Bucket, Launch } from "./launch.js";
@@ -18,6 +28,7 @@ import { Sequence } from "./launcher.js";
 import type { LoweredPlan } from "./lower.js";
 import type { Workspace } from "./memory.js";
 import type { Cuda, HostMemory } from "./native.js";
+import { timed } from "./roof.js";
 import { type StepMemory, sampleWaves } from "./step.js";
 import type { Tail } from "./tail.js";
 import type { CudaWeights } from "./weights.js";
@@ -66,6 +77,9 @@ export class CudaProgram implements Program {
   private readonly completion: Completion;
   private readonly recorded = new Map<string, Recorded>();
   private readonly counted = new Set<number>();
+  private readonly adapters: Adapters;
+  /** Filled, as far as was asked for. */
+  private readonly adapterSlots = new Set<number>();
   /** Slots that have parameters. */
   private readonly known = new Set<number>();
   private base = 0;
@@ -102,6 +116,7 @@ export class CudaProgram implements Program {
     this.flags = cuda.allocHost(64 * ring);
     this.flags.bytes.fill(0);
     this.completion = new Completion(cuda, this.flags);
+    this.adapters = new Adapters(cuda, parts.lowered.lowering.adapterTable);
   }
 
   /** Workspace, weights, and last the pages: what loading takes for a while is free again by then. */
@@ -114,6 +129,7 @@ export class CudaProgram implements Program {
     for (const { area, bytes } of lowered.lowering.constants) {
       cuda.toDevice(Number(area.address), cuda.addressOf(bytes), bytes.length);
     }
+    this.adapters.restore();
     await weights.load(cuda, this.source, options);
     for (const [g, group] of groups.entries()) {
       const bytes = group.pageBytes * memory.pagesPerGroup[g];
@@ -138,7 +154,8 @@ export class CudaProgram implements Program {
       batch.topLogprobs <= tail.mostTop,
       `${batch.topLogprobs} top logprobs are wanted, ${tail.mostTop} at most are there`,
     );
-    for (const adapter of updatedAdapters(batch)) check(adapter < 0, "the cuda device has no adapters");
+    for (const adapter of updatedAdapters(batch))
+      check(adapter < 0 || this.adapterSlots.has(adapter), `adapter slot ${adapter} is empty`);
     for (const slot of batch.updates.slots) this.known.add(slot);
     for (const slot of batch.slots)
       check(this.known.has(slot), `slot ${slot} was used before an update gave it parameters`);
@@ -228,7 +245,7 @@ export class CudaProgram implements Program {
 
   /** The batch to the device. */
   private begin({ batch, ring, number }: Pending): void {
-    const { step, tail } = this.parts;
+    const { step } = this.parts;
     const upload = this.uploads[ring];
     const waves = new Int32Array(batch.rows.length);
     sampleWaves(batch, this.counted, waves);
@@ -243,7 +260,7 @@ export class CudaProgram implements Program {
         sharedBytes: 0,
         args: [
           ...[{ ptr: BigInt(upload.address) }, { ptr: step.info.address }, { ptr: step.tokenIds.address }],
-          ...[tail.lastToken, tail.slotFloats, tail.slotInts].map(({ address }) => ({ ptr: address })),
+          ...[step.lastToken, step.slotFloats, step.slotInts].map(({ address }) => ({ ptr: address })),
         ],
       },
     ]);
@@ -303,6 +320,24 @@ export class CudaProgram implements Program {
     if (known.graph !== undefined) cuda.launchGraph(known.graph);
     else known.sequence.play();
     known.played = true;
+  }
+
+  /** Runs the batch, then times those of its launches that `wanted` takes, played as a graph: GPU milliseconds. */
+  async measure(batch: Batch, wanted: (kernel: string) => boolean, repeats: number): Promise<number[]> {
+    await this.run(batch).result;
+    const { cuda, limits } = this.parts;
+    const bucket = bucketOf(batch, limits);
+    const all = [...this.forward(bucket), ...this.tail(bucket, -1)];
+    const sequence = new Sequence(
+      cuda,
+      all.filter(({ kernel, grid }) => wanted(kernel) && grid.every((n) => n > 0)),
+      true,
+    );
+    sequence.play();
+    const graph = cuda.capture(() => sequence.play());
+    const times = timed(cuda, () => cuda.launchGraph(graph), repeats);
+    cuda.destroyGraph(graph);
+    return times;
   }
 
   private inOrder(work: () => void): void {
@@ -376,8 +411,13 @@ export class CudaProgram implements Program {
 
   // ---- weights and life
 
-  async loadAdapter(): Promise<void> {
-    throw new UserError("the cuda device has no adapters yet", { code: "unsupported_operation" });
+  loadAdapter(slot: number, source: AdapterSource | null): Promise<void> {
+    const { plan, limits } = this.parts;
+    check(slot >= 0 && slot < limits.adapterSlots, `there are ${limits.adapterSlots} adapter slots, ${slot} is none`);
+    if (source) checkAdapter(source, adapterSites(plan));
+    if (source) this.adapterSlots.add(slot);
+    else this.adapterSlots.delete(slot);
+    return this.whenReached(() => this.adapters.set(slot, source));
   }
 
   swapWeights(source: WeightSource): Promise<void> {
@@ -418,6 +458,7 @@ export class CudaProgram implements Program {
       cuda.toHost(cuda.addressOf(raw), Number(place.address), raw.length);
       cuda.synchronize();
       const shape = [count, place.width];
+      if (found.dtype === "i32") return { shape, data: new Int32Array(raw.buffer) };
       if (place.dtype === "f32") return { shape, data: new Float32Array(raw.buffer) };
       const words = Uint32Array.from(new Uint16Array(raw.buffer), (half) => half << 16);
       return { shape, data: new Float32Array(words.buffer) };
@@ -436,6 +477,7 @@ export class CudaProgram implements Program {
     if (cuda.failed) return;
     cuda.synchronize();
     this.forget();
+    this.adapters.close();
     for (const address of [this.base, this.countIds]) if (address) cuda.free(address);
     for (const memory of [...this.uploads, this.results, this.flags]) cuda.freeHost(memory);
   }

@@ -36,6 +36,10 @@ export class StepMemory {
   readonly arrays: Arrays;
   readonly info: Area;
   readonly tokenIds: Area;
+  /** [slots, slotFloats], [slots, slotInts] and each slot's last sample. */
+  readonly slotFloats: PlannedArea;
+  readonly slotInts: PlannedArea;
+  readonly lastToken: PlannedArea;
   /** Bytes of pinned memory of one step's upload. */
   readonly uploadBytes: number;
   private readonly tables: { start: PlannedArea; first: PlannedArea; ids: PlannedArea }[];
@@ -71,10 +75,13 @@ export class StepMemory {
       first: array(maxSequences),
       ids: array(maxSequences * (Math.ceil(contextLength / pageTokens) + 1)),
     }));
+    this.slotFloats = workspace.add(4 * slotFloats * limits.slots);
+    this.slotInts = workspace.add(4 * slotInts * limits.slots);
+    this.lastToken = workspace.add(4 * limits.slots);
     const segments = Object.keys(this.arrays).length + 3 * groups;
     const updates = limits.slots * (1 + slotFloats + slotInts);
     this.uploadBytes = 4 * (headerWords + 4 * segments + words + updates);
-    this.view = viewOf(this.info, this.tokenIds, this.arrays, this.tables);
+    this.view = viewOf(this.info, this.tokenIds, this.slotInts, this.arrays, this.tables);
   }
 
   /** Writes the batch for step `number` into the upload of the ring's entry. */
@@ -134,6 +141,7 @@ function perToken(batch: Batch): { tokenSequence: Int32Array; positions: Int32Ar
 function viewOf(
   info: Area,
   tokenIds: Area,
+  slotInts: Area,
   arrays: Arrays,
   tables: readonly { start: Area; first: Area; ids: Area }[],
 ): StepView {
@@ -152,6 +160,9 @@ function viewOf(
     },
     get slots() {
       return arrays.slots.address;
+    },
+    get slotInts() {
+      return slotInts.address;
     },
     get tokenStart() {
       return arrays.tokenStart.address;

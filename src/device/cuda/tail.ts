@@ -1,7 +1,6 @@
 // Owns: the end of a step, from logits to results in host memory: the memory of slots, counts and masks, and the launches of
 // kernels/cuda/sample.cu.
 import type { Batch, StepResult } from "../batch.js";
-import { slotFloats, slotInts } from "../batch.js";
 import type { Limits } from "../device.js";
 import type { Launch } from "./launch.js";
 import type { LogitsPlace } from "./lower.js";
@@ -15,9 +14,6 @@ const stretch = 4096;
 const sampleShared = 26 << 10;
 
 export class Tail {
-  readonly slotFloats: PlannedArea;
-  readonly slotInts: PlannedArea;
-  readonly lastToken: PlannedArea;
   /** [slots, vocab] */
   readonly counts: PlannedArea;
   readonly masks: PlannedArea;
@@ -39,9 +35,6 @@ export class Tail {
     this.stretches = Math.ceil(vocab / stretch);
     this.maxTop = Math.min(vocab, mostTop);
     this.resultWords = 3 * maxRows + 2 * maxRows * this.maxTop;
-    this.slotFloats = workspace.add(4 * slotFloats * slots);
-    this.slotInts = workspace.add(4 * slotInts * slots);
-    this.lastToken = workspace.add(4 * slots);
     this.counts = workspace.add(logits ? 4 * slots * vocab : 0);
     this.masks = workspace.add(4 * rows * Math.ceil(vocab / 32));
     this.adjusted = workspace.add(4 * rows * vocab);
@@ -105,7 +98,7 @@ export class Tail {
     const pointers = [
       ...[step.info, logits.area, this.adjusted].map(({ address }) => address),
       logits.bias(),
-      ...[this.partials, this.slotFloats, this.slotInts, this.lastToken, this.counts].map(({ address }) => address),
+      ...[this.partials, step.slotFloats, step.slotInts, step.lastToken, this.counts].map(({ address }) => address),
       ...[arrays.rowSlot, arrays.targets, arrays.rowPositions, arrays.waves].map(({ address }) => address),
       ...[arrays.rowMask, arrays.biasStart, arrays.biasIds, arrays.biasValues].map(({ address }) => address),
       ...[this.masks.address, BigInt(results.address)],

@@ -13,6 +13,12 @@ import type { Cuda } from "./native.js";
 /** Pinned memory through which bytes go up, twice: one is filled while the other is on its way. */
 const stagingBytes = 32 << 20;
 
+/** Matrices of one shape and type, `apart` bytes from each other. */
+export interface Stack extends Matrix {
+  readonly count: number;
+  readonly apart: number;
+}
+
 interface Placed {
   readonly piece: WeightPiece;
   readonly matrix: Matrix;
@@ -44,7 +50,9 @@ export class CudaWeights {
         });
       }
       const offset = this.reserve(this.kernels.packedBytes(type, rows, cols));
-      this.largest = Math.max(this.largest, piece.shape[0] * storageBytes(type, piece.shape[1]));
+      const raw = piece.transform?.kind === "unpermute" ? piece.shape[0] : rows;
+      const width = piece.transform?.kind === "transpose" ? piece.shape[0] : piece.shape[1];
+      this.largest = Math.max(this.largest, raw * storageBytes(type, width));
       const at = () => this.at(offset);
       return {
         piece,
@@ -60,6 +68,32 @@ export class CudaWeights {
     });
     this.matrices.set(tensor.name, placed);
     return placed.map(({ matrix }) => matrix);
+  }
+
+  /** One matrix an expert, of the weights of `count` experts stacked along rows. */
+  experts(tensor: Tensor, count: number): Stack {
+    const rows = (tensor.shape[0] as number) / count;
+    const pieces = recipe(tensor).flatMap((piece) => {
+      const top = piece.rows?.start ?? 0;
+      const whole = cutSize(piece).rows / rows;
+      return Array.from({ length: Math.ceil(whole) }, (_, i) => {
+        return { ...piece, rows: { start: top + i * rows, end: top + Math.min(i + 1, whole) * rows } };
+      });
+    });
+    const { type } = pieces[0];
+    if (pieces.length !== count || pieces.some((piece) => piece.type !== type)) {
+      throw new UserError(`the cuda device wants the experts of ${tensor.name} whole and of one type`, {
+        code: "unsupported_weight",
+      });
+    }
+    const [first] = this.matrix({ ...tensor, from: pieces });
+    const apart = align(this.kernels.packedBytes(type, first.rows, first.cols));
+    return {
+      ...{ type, count, apart, rows: first.rows, cols: first.cols },
+      get address() {
+        return first.address;
+      },
+    };
   }
 
   /** Gives the address of the tensor's values in f32. */

@@ -6,6 +6,7 @@ import { controlSpelling, literal, Rules } from "./ebnf.js";
 import { formatBody, isForeign, type OutputFormat } from "./format.js";
 import { anyObject } from "./json.js";
 import { schemaRule } from "./schema.js";
+import type { StopMark } from "./structural.js";
 
 export interface ToolSpec {
   readonly name: string;
@@ -110,11 +111,11 @@ class Composer {
       return this.hasTools() ? rules.rule("answer", `${text} | ${this.quoted(begin)} ${this.calls()}`) : text;
     }
     if (!this.hasTools()) return this.until("");
-    const rest = rules.rule("calls", `${this.quoted(begin.slice(calls.trigger.length))} ${this.calls()}`);
-    const trigger = this.stop(calls.trigger);
+    const { head, rest } = this.stop(calls.trigger);
+    const opened = rules.rule("calls", `${this.quoted(rest + begin.slice(calls.trigger.length))} ${this.calls()}`);
     return rules.rule(
       "text",
-      `TagDispatch((${trigger}, ${rest}), stop_eos=true, stop_str=(), loop_after_dispatch=false)`,
+      `TagDispatch((${this.quoted(head)}, ${opened}), stop_eos=true, stop_str=(), loop_after_dispatch=false)`,
     );
   }
 
@@ -156,14 +157,21 @@ class Composer {
     if (mark === "") {
       return this.rules.rule("free", "TagDispatch(stop_eos=true, stop_str=(), loop_after_dispatch=false)");
     }
-    const dispatch = `TagDispatch(stop_eos=false, stop_str=(${this.stop(mark)}), loop_after_dispatch=false)`;
-    return this.rules.rule("until", dispatch);
+    const { head, rest } = this.stop(mark);
+    const dispatch = `TagDispatch(stop_eos=false, stop_str=(${this.quoted(head)}), loop_after_dispatch=false)`;
+    const text = this.rules.rule("until", dispatch);
+    return rest === "" ? text : `${text} ${this.quoted(rest)}`;
   }
 
-  /** A mark that ends free text: the control token that it begins with may come there. */
-  private stop(mark: string): string {
-    for (const [spelling, id] of this.spec.controls) if (mark.startsWith(spelling)) this.triggers.add(id);
-    return this.quoted(mark);
+  /** A mark that ends free text. No text begins with a control token, so where one begins the mark, it ends the text. */
+  private stop(mark: string): StopMark {
+    const { controls } = this.spec;
+    const first = [...controls].find(([spelling]) => mark.startsWith(spelling));
+    for (const [spelling, id] of controls) {
+      if (first === undefined ? mark.includes(spelling) : spelling === first[0]) this.triggers.add(id);
+    }
+    const head = first === undefined ? mark : first[0];
+    return { head, rest: mark.slice(head.length) };
   }
 
   private quoted(text: string): string {

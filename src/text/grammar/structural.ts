@@ -6,16 +6,23 @@ import { UserError } from "../../base/errors.js";
 import type { Rules } from "./ebnf.js";
 import { foreignRule } from "./foreign.js";
 import { patternBody } from "./pattern.js";
+import { repeated } from "./repeat.js";
 import { schemaRule } from "./schema.js";
 
 /** How fixed text and the marks that end free text are written: control tokens are not spelled as text. */
 export interface Spelling {
   /** As a literal. */
   quoted(text: string): string;
-  /** As a literal that free text ends with. */
-  stop(mark: string): string;
+  /** How it ends free text. */
+  stop(mark: string): StopMark;
   /** As the grammar holds it: to see what begins with what. */
   spelled(text: string): string;
+}
+
+/** What free text cannot hold, and what follows it in the mark. */
+export interface StopMark {
+  readonly head: string;
+  readonly rest: string;
 }
 
 const deepest = 32;
@@ -119,7 +126,7 @@ class Writer {
       case "json_schema":
         return `${schemaRule(rules, this.schema(format, at), { param })} ${end}`;
       case "regex":
-        return `(${patternBody(this.text(format.pattern, `${at}.pattern`), { param })}) ${end}`;
+        return `(${patternBody(this.rules, this.text(format.pattern, `${at}.pattern`), { param })}) ${end}`;
       case "grammar":
         return `${foreignRule(rules, this.text(format.grammar, `${at}.grammar`), param)} ${end}`;
       case "any_text":
@@ -195,6 +202,7 @@ class Writer {
     );
     const byTrigger = new Map<string, string[]>();
     const all: string[] = [];
+    const idle = new Set(triggers);
     tags.forEach((tag, i) => {
       const where = `${at}.tags[${i}]`;
       const begin = this.text(tag.begin, `${where}.begin`);
@@ -206,17 +214,19 @@ class Writer {
           `must begin with exactly one of the triggers; ${JSON.stringify(begin)} does with ${found.length}`,
         );
       }
-      const body = this.rules.rule("tag", this.tag(tag, found[0], where, [], depth + 1));
-      byTrigger.set(found[0], [...(byTrigger.get(found[0]) ?? []), body]);
-      all.push(`${spelling.quoted(found[0])} ${body}`);
+      const { head } = spelling.stop(found[0]);
+      const body = this.rules.rule("tag", this.tag(tag, head, where, [], depth + 1));
+      byTrigger.set(head, [...(byTrigger.get(head) ?? []), body]);
+      idle.delete(found[0]);
+      all.push(`${spelling.quoted(head)} ${body}`);
     });
-    const idle = triggers.find((one) => !byTrigger.has(one));
-    if (idle !== undefined) this.fail(at, `has the trigger ${JSON.stringify(idle)}, with which no tag begins`);
+    const [unused] = idle;
+    if (unused !== undefined) this.fail(at, `has the trigger ${JSON.stringify(unused)}, with which no tag begins`);
     const first = `(${all.join(" | ")})`;
     const [some, once] = [format.at_least_one === true, format.stop_after_first === true];
     if (some && once) return `${first} ${this.ended(ends)}`;
     const ways = [...byTrigger].map(([trigger, bodies]) => {
-      return `(${this.spelling.stop(trigger)}, ${this.rules.rule("tags", bodies.join(" | "))})`;
+      return `(${this.spelling.quoted(trigger)}, ${this.rules.rule("tags", bodies.join(" | "))})`;
     });
     return `${some ? first : ""} ${this.free(ways.join(", "), ends, !once)}`;
   }
@@ -256,22 +266,27 @@ class Writer {
     };
     const min = count(format.min ?? 0, "min");
     const endless = format.max === undefined || format.max === null || format.max === -1;
-    if (endless) return `${inner}{${min},}`;
-    const max = count(format.max, "max");
+    const max = endless ? Number.POSITIVE_INFINITY : count(format.max, "max");
     if (max < min) this.fail(at, "has max below min");
-    return max === 0 ? '""' : `${inner}{${min},${max}}`;
+    return repeated(this.rules, inner, min, max);
   }
 
   /** Text in which `tags` (a dispatch's) may come, to the end. */
   private free(tags: string, ends: readonly string[] | undefined, again: boolean): string {
-    const marks = (ends ?? []).map((end) => this.spelling.stop(end)).join(", ");
+    const stops = (ends ?? []).map((end) => this.spelling.stop(end));
+    const rest = stops.find((stop) => stop.rest !== "")?.rest ?? "";
+    if (rest !== "" && stops.length > 1) {
+      refuse("free text", "has several ends, of which one goes on after a special token", this.param);
+    }
+    const marks = stops.map(({ head }) => this.spelling.quoted(head)).join(", ");
     const parts = [
       ...(tags === "" ? [] : [tags]),
       `stop_eos=${ends === undefined}`,
       `stop_str=(${marks})`,
       `loop_after_dispatch=${tags !== "" && again}`,
     ];
-    return this.rules.rule("free", `TagDispatch(${parts.join(", ")})`);
+    const text = this.rules.rule("free", `TagDispatch(${parts.join(", ")})`);
+    return rest === "" ? text : `${text} ${this.spelling.quoted(rest)}`;
   }
 
   /** Whether only an end bounds it. */
