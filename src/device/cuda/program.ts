@@ -28,6 +28,8 @@ import { Sequence } from "./launcher.js";
 import type { LoweredPlan } from "./lower.js";
 import type { Workspace } from "./memory.js";
 import type { Cuda, HostMemory } from "./native.js";
+import { PagePools } from "./pools.js";
+import { Recorder } from "./recorder.js";
 import { timed } from "./roof.js";
 import { type StepMemory, sampleWaves } from "./step.js";
 import type { Tail } from "./tail.js";
@@ -62,13 +64,6 @@ interface Pending {
   masks?: Uint32Array;
 }
 
-/** Launches of one shape: played one by one the first time, which also loads the kernels; a graph from then on. */
-interface Recorded {
-  readonly sequence: Sequence;
-  graph?: number;
-  played: boolean;
-}
-
 export class CudaProgram implements Program {
   readonly memory: MemoryReport;
   readonly caches: readonly PageGroup[];
@@ -77,7 +72,8 @@ export class CudaProgram implements Program {
   private readonly results: HostMemory;
   private readonly flags: HostMemory;
   private readonly completion: Completion;
-  private readonly recorded = new Map<string, Recorded>();
+  private readonly recorder: Recorder;
+  private readonly pages: PagePools;
   private readonly counted = new Set<number>();
   /** Slots with a temperature. */
   private readonly drawing = new Set<number>();
@@ -122,12 +118,14 @@ export class CudaProgram implements Program {
     this.flags = cuda.allocHost(64 * ring);
     this.flags.bytes.fill(0);
     this.completion = new Completion(cuda, this.flags);
+    this.recorder = new Recorder(cuda, parts.graphs);
+    this.pages = new PagePools(cuda, parts.pools, this.caches);
     this.adapters = new Adapters(cuda, parts.lowered.lowering.adapterTable);
   }
 
   /** Workspace, weights, and last the pages: what loading takes for a while is free again by then. */
   private async load(options: CompileOptions): Promise<void> {
-    const { cuda, workspace, memory, lowered, groups, pools, weights } = this.parts;
+    const { cuda, workspace, memory, lowered, weights } = this.parts;
     checkWeights(this.parts.plan, this.source.tensors);
     this.base ||= cuda.alloc(memory.workspace);
     workspace.base = BigInt(this.base);
@@ -137,11 +135,7 @@ export class CudaProgram implements Program {
     }
     this.adapters.restore();
     await weights.load(cuda, this.source, options);
-    for (const [g, group] of groups.entries()) {
-      const bytes = group.pageBytes * memory.pagesPerGroup[g];
-      pools[g] ||= BigInt(cuda.alloc(bytes));
-      cuda.fill(Number(pools[g]), 0, bytes);
-    }
+    this.pages.allocate();
     cuda.synchronize();
   }
 
@@ -206,14 +200,14 @@ export class CudaProgram implements Program {
       this.begin(step);
       const bucket = bucketOf(step.batch, this.parts.limits);
       if (step.batch.maskedRows.length === 0 && step.waves === 1) {
-        this.play(`step ${key(bucket)} ${step.draws}`, bucket.decode, () => [
+        this.recorder.play(`step ${key(bucket)} ${step.draws}`, bucket.decode, () => [
           ...this.forward(bucket),
           ...this.tail(bucket, step.draws),
         ]);
         this.launched(step);
         return;
       }
-      this.play(`forward ${key(bucket)}`, bucket.decode, () => this.forward(bucket));
+      this.recorder.play(`forward ${key(bucket)}`, bucket.decode, () => this.forward(bucket));
       if (step.batch.maskedRows.length === 0 || step.masks) this.sample(step);
       else this.waiting = step;
     } catch (error) {
@@ -239,7 +233,7 @@ export class CudaProgram implements Program {
     for (let wave = 0; wave < step.waves; wave++) {
       const last = wave === step.waves - 1;
       const own = step.waves > 1 ? wave : -1;
-      this.play(`sample ${bucket.rows} ${own} ${last} ${step.draws}`, false, () => {
+      this.recorder.play(`sample ${bucket.rows} ${own} ${last} ${step.draws}`, false, () => {
         const launches = this.tail(bucket, step.draws, own);
         return last ? launches : launches.slice(0, -1);
       });
@@ -270,7 +264,7 @@ export class CudaProgram implements Program {
     step.write(batch, upload.bytes, ring, number, waves);
     const words = batch.tokens.length + batch.rows.length + batch.pages.reduce((sum, { ids }) => sum + ids.length, 0);
     const blocks = Math.min(32, Math.max(1, Math.ceil(words / 512)));
-    this.play(`begin ${ring} ${blocks}`, false, () => [
+    this.recorder.play(`begin ${ring} ${blocks}`, false, () => [
       {
         kernel: "mr_begin",
         grid: [blocks, 1, 1],
@@ -320,26 +314,6 @@ export class CudaProgram implements Program {
     return this.parts.tail.launches(this.parts.step, this.results, this.flags, { rows, wave, draws });
   }
 
-  private play(name: string, graph: boolean, make: () => Launch[]): void {
-    const { cuda, graphs } = this.parts;
-    let known = this.recorded.get(name);
-    if (!known) {
-      // A launch of nothing is no launch. The first one waits for all that was asked before: from then on kernels may read the
-      // step's arrays before they wait for each other.
-      const [head, ...rest] = make().filter(({ grid }) => grid.every((n) => n > 0));
-      const launches = head ? [{ ...head, dependent: false }, ...rest] : [];
-      known = { sequence: new Sequence(cuda, launches, true), played: false };
-      this.recorded.set(name, known);
-    }
-    if (graph && graphs && known.played && known.graph === undefined) {
-      const { sequence } = known;
-      known.graph = cuda.capture(() => sequence.play());
-    }
-    if (known.graph !== undefined) cuda.launchGraph(known.graph);
-    else known.sequence.play();
-    known.played = true;
-  }
-
   /** Runs the batch, then times those of its launches that `wanted` takes, played as a graph: GPU milliseconds. */
   async measure(batch: Batch, wanted: (kernel: string) => boolean, repeats: number): Promise<number[]> {
     await this.run(batch).result;
@@ -383,43 +357,22 @@ export class CudaProgram implements Program {
     this.checkPages(group, from);
     this.checkPages(group, to);
     this.inOrder(() => {
-      if (this.state !== "awake") return;
-      const { pageBytes } = this.caches[group];
-      for (let i = 0; i < from.length; i++) {
-        this.parts.cuda.copy(this.page(group, to[i]), this.page(group, from[i]), pageBytes);
-      }
+      if (this.state === "awake") this.pages.copy(group, from, to);
     });
   }
 
   /** As the kernels lay them out: only for writePages of a program compiled alike. */
   readPages(group: number, ids: Int32Array): Promise<Uint8Array> {
     this.checkPages(group, ids);
-    return this.whenReached(() => {
-      const { pageBytes } = this.caches[group];
-      const out = new Uint8Array(ids.length * pageBytes);
-      const at = this.parts.cuda.addressOf(out);
-      for (let i = 0; i < ids.length; i++)
-        this.parts.cuda.toHost(at + i * pageBytes, this.page(group, ids[i]), pageBytes);
-      this.parts.cuda.synchronize();
-      return out;
-    });
+    return this.whenReached(() => this.pages.read(group, ids));
   }
 
   writePages(group: number, ids: Int32Array, bytes: Uint8Array): void {
     this.checkPages(group, ids, bytes.length);
     const own = bytes.slice();
     this.inOrder(() => {
-      if (this.state !== "awake") return;
-      const { pageBytes } = this.caches[group];
-      const at = this.parts.cuda.addressOf(own);
-      for (let i = 0; i < ids.length; i++)
-        this.parts.cuda.toDevice(this.page(group, ids[i]), at + i * pageBytes, pageBytes);
-      this.parts.cuda.synchronize();
+      if (this.state === "awake") this.pages.write(group, ids, own);
     });
-  }
-
-  private page(group: number, id: number): number {
-    return Number(this.parts.pools[group]) + id * this.caches[group].pageBytes;
   }
 
   private checkPages(group: number, ids: Int32Array, bytes?: number): void {
@@ -502,14 +455,9 @@ export class CudaProgram implements Program {
 
   /** Weights, pages, and all launches that name their addresses. */
   private forget(): void {
-    const { cuda, weights, pools } = this.parts;
-    for (const { graph } of this.recorded.values()) if (graph !== undefined) cuda.destroyGraph(graph);
-    this.recorded.clear();
-    weights.unload(cuda);
-    for (const [g, pool] of pools.entries()) {
-      if (pool) cuda.free(Number(pool));
-      pools[g] = 0n;
-    }
+    this.recorder.forget();
+    this.parts.weights.unload(this.parts.cuda);
+    this.pages.free();
   }
 }
 
