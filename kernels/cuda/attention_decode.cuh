@@ -54,20 +54,18 @@ template <int D>
 struct Cursor {
   const Args& a;
   Share share;
-  int part, part_end, page_base, kept, length;  // kept: positions that were there before this step
+  int part, part_end, page_base, length;
   int page, next_page;  // ids; the next is asked for a part ahead
 
   __device__ Cursor(const Args& args, const Share& from) : a(args), share(from) { enter(); }
   __device__ bool any() const { return share.any(); }
-  // Nothing of this part is written in this step.
-  __device__ bool old() const { return any() && (part + 1) * part_tokens <= kept; }
   __device__ int real() const { return length - part * part_tokens; }
   // From the pool's start to this part's rows of the head.
   __device__ int64_t bytes() const { return page * a.page_bytes + share.head * (part_tokens * D * 2); }
   __device__ void enter() {
     if (!any()) return;
     const Run& run = share.at(a);
-    part = run.part0, part_end = run.part1, page_base = run.page_base, kept = run.kv_start, length = kept + run.n;
+    part = run.part0, part_end = run.part1, page_base = run.page_base, length = run.kv_start + run.n;
     page = run.page0, next_page = run.page1;
   }
   __device__ void advance() {
@@ -181,7 +179,8 @@ __device__ void decode(const Args& a, const TensorMap* key_map, const TensorMap*
     __syncthreads();
   }
 #endif
-  // The plan is older than the launch before this one, whose own wait has seen its end; so are old parts.
+  wait();
+  release();
   Share share(a);
   Cursor<D> ahead(a, share);
   const Copier<D> copier(warp, lane);
@@ -221,21 +220,14 @@ __device__ void decode(const Args& a, const TensorMap* key_map, const TensorMap*
     ahead.advance();
     tile_ahead = turn(tile_ahead);
   };
-  int asked = 0;
   if constexpr (BOXES) {
 #if __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0)
-      for (; asked < SLOTS && ahead.old(); asked++) ask_part();
-    wait();
-    release();
-    if (threadIdx.x == 0)
-      for (; asked < SLOTS; asked++) ask_part();
+      for (int i = 0; i < SLOTS; i++) ask_part();
 #endif
   } else {
-    for (; asked < SLOTS && ahead.old(); asked++) copy_part();
-    wait();
-    release();
-    for (; asked < SLOTS; asked++) copy_part();
+#pragma unroll
+    for (int i = 0; i < SLOTS; i++) copy_part();
   }
 
   // Rows of a tile that a lane reads: keys not turned, values turned.
