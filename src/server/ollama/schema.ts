@@ -14,8 +14,7 @@ const texts = (description: string) => Type.Union([Type.String(), Type.Array(Typ
 const named = { model: text(), name: text() };
 
 const images = Type.Optional(
-  Type.Array(Type.Unknown(), {
-    maxItems: 0,
+  Type.Union([Type.Null(), Type.Array(Type.Unknown(), { maxItems: 0 })], {
     description: "empty (this server takes no images; other values are not supported)",
   }),
 );
