@@ -171,7 +171,7 @@ export const CreateBody = strict({
   messages: Type.Optional(Type.Array(Message, { description: "a list of messages" })),
   quantize: text(),
   quantization: text(),
-  draft_quantize: onlyEmpty(),
+  draft_quantize: text(),
   renderer: text(),
   parser: text(),
   requires: text(),
