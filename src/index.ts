@@ -165,6 +165,8 @@ export async function open(model: string, options: OpenOptions = {}): Promise<Mo
   const { session, engine, sampling } = await openSession({
     spec: {
       ...{ path, device, threads, contextLength, kvDtype, deterministic, maxSequences, lookup, draft },
+      // A package may ask for more than its model can, as Ollama lets it.
+      clampContext: options.contextLength === undefined,
       adapters: [...adapters, ...ofPackage],
       pageCache:
         pageCache === false ? undefined : { folder: pagesFolder(), name, ...(pageCache === true ? {} : pageCache) },

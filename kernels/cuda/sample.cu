@@ -1,6 +1,7 @@
-// Owns: from logits to tokens: device/reference/sample.ts is the specification. Two launches:
+// Owns: from logits to tokens: device/reference/sample.ts is the specification. Two launches, three where something is drawn:
 //   mr_logits   (stretch of the vocabulary, row): finishes the logits, applies bias, mask and penalties, and leaves each
 //               stretch's largest logit, its sum of exponentials and its best candidate
+//   mr_spread   (stretch, row): how the weights lie: by distance from the best where top-k or top-p cuts, else the stretch's sum
 //   mr_sample   (row): joins the stretches, draws, reports, and keeps the slot's last token and counts
 // Sums of exponentials and of weights run in fixed point or in f64 over fixed stretches: the same bits in every run.
 #include <cfloat>
@@ -13,6 +14,10 @@ using namespace mr;
 
 constexpr int stretch = 4096;  // ids of one block of mr_logits
 constexpr int threads = 1024;  // of mr_sample
+constexpr int bins = 256;      // of a row's candidates, by distance from the best
+constexpr int most_short = 4096;
+using Mass = unsigned long long;
+constexpr double mass_one = 17592186044416.0;  // 2^44: 2^18 weights of at most 1 fit
 constexpr float minus_infinity = -INFINITY;
 
 struct Partial {
@@ -21,9 +26,16 @@ struct Partial {
   double sum;  // of exp(l − max)
   float a_max;
   int a_best;
-  int pad[2];
+  Mass mass;  // of all that may be drawn, where nothing cuts
 };
 static_assert(sizeof(Partial) == 32);
+
+// A row's candidates by bin_of; zero between steps.
+struct Spread {
+  Mass masses[bins];
+  int counts[bins];
+};
+static_assert(sizeof(Spread) == 3072);
 
 // What is fixed for a program.
 struct Tail {
@@ -39,6 +51,7 @@ struct Tail {
   const float* bias_values;
   const uint32_t* masks;
   int* results;  // host memory: the ring's entries
+  Spread* spreads;
   int result_words, vocab, stretches, max_rows, max_top;
   float scale, softcap;
 };
@@ -153,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(256) mr_logits(const Tail p, int wa
   if (max > minus_infinity)
     for (int i = threadIdx.x; i < n; i += blockDim.x) sum += exp(double(values[i]) - double(max));
   sum = block_total(sum, sums);
-  Partial out{max, best, sum, max, best, {0, 0}};
+  Partial out{max, best, sum, max, best, 0};
   const Slot s = slot_of(p, p.row_slot[row]);
   if (p.targets[row] < 0 && adjusts(p, row, s)) {
     __syncthreads();
@@ -213,27 +226,14 @@ __device__ __forceinline__ uint32_t key_of(float x) {
   return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-using Mass = unsigned long long;
-constexpr double mass_one = 17592186044416.0;  // 2^44: 2^18 weights of at most 1 fit
+__device__ __forceinline__ bool cuts(const Tail& p, const Slot& s) {
+  return s.top_p < 1 || (s.top_k > 0 && s.top_k < p.vocab);
+}
 
-// Candidates: ids whose key is over `key`, and the first `ties` (by id) of those that have it.
-struct Cut {
-  uint32_t key;
-  int ties;
-};
-
-struct Shared {
-  int counts[2048];
-  Mass masses[2048];
-  double doubles[32];
-  Mass totals[32];
-  int ints[32];
-  float values[32];
-  uint32_t prefix;
-  int above;
-  Mass above_mass;
-  int winner;
-};
+// Weights below it are not drawn.
+__device__ __forceinline__ Mass least_mass(const Slot& s) {
+  return s.min_p > 0 ? Mass(ceil(double(s.min_p) * mass_one - 0.5)) : 0;
+}
 
 struct Weights {
   const float* a;
@@ -242,6 +242,34 @@ struct Weights {
   __device__ Mass operator()(float x) const {
     return x == minus_infinity ? 0 : Mass(exp((double(x) - best) / temperature) * mass_one + 0.5);
   }
+  // Eighths of a temperature from the best; what is further than 31 temperatures is in the last.
+  __device__ int bin_of(float x) const {
+    return int(fmin((best - double(x)) / temperature * 8.0, double(bins - 1)));
+  }
+};
+
+// Candidates: ids whose key is over `key`, and the first `ties` (by id) of those that have it.
+struct Cut {
+  uint32_t key;
+  int ties;
+};
+
+struct Shared {
+  union {
+    struct {
+      int counts[2048];
+      Mass masses[2048];
+    };
+    Mass list[most_short];
+  };
+  double doubles[32];
+  Mass totals[32];
+  int ints[32];
+  float values[32];
+  uint32_t prefix;
+  int above;
+  Mass above_mass;
+  int winner;
 };
 
 // The id after which the running count (or mass) of the candidates reaches `wanted`, from the largest on: three digits of
@@ -298,14 +326,15 @@ __device__ Cut find_cut(Shared& s, const Weights& w, bool by_mass, int wanted_co
   return {prefix, int(min(Mass(ties), max(need, Mass(least))))};
 }
 
-// Walks the candidates by ascending id, a thousand ids at a time; f(id, mass, mass of the candidates before it) sees each.
+// Walks the candidates of [first, end) by ascending id, a thousand ids at a time; f(id, mass, mass of the candidates before it)
+// sees each.
 template <class F>
-__device__ Mass walk(Shared& s, const Weights& w, bool limited, Cut cut, Mass least, F f) {
+__device__ Mass walk(Shared& s, const Weights& w, int first, int end, bool limited, Cut cut, Mass least, F f) {
   Mass running = 0;
   int ties = 0;
-  for (int from = 0; from < w.n; from += threads) {
+  for (int from = first; from < end; from += threads) {
     const int i = from + threadIdx.x;
-    const float x = i < w.n ? w.a[i] : minus_infinity;
+    const float x = i < end ? w.a[i] : minus_infinity;
     const uint32_t key = key_of(x);
     bool in = x > minus_infinity && (!limited || key >= cut.key);
     if (limited) {
@@ -329,8 +358,132 @@ __device__ Mass walk(Shared& s, const Weights& w, bool limited, Cut cut, Mass le
   return running;
 }
 
-__device__ int draw(const Tail& p, int row, const Slot& slot, const float* a, float best, Shared& s) {
-  const Weights w{a, p.vocab, double(best), double(slot.temperature)};
+// Where nothing cuts: the stretch in which the running sum gets over the bar, then the id.
+__device__ int draw_uncut(const Tail& p, const Slot& slot, const Weights& w, const Partial* partials, double u, Shared& s) {
+  const int mine = threadIdx.x;
+  const Mass mass = mine < p.stretches ? partials[mine].mass : 0;
+  Mass sum;
+  const Mass before = block_before(mass, s.totals, sum);
+  const double bar = u * double(sum);
+  if (threadIdx.x == 0) s.winner = -1, s.above = -1;
+  __syncthreads();
+  if (double(before) <= bar && double(before + mass) > bar) s.above = mine, s.above_mass = before;
+  __syncthreads();
+  if (s.above < 0) return -1;
+  const int from = s.above * stretch;
+  const Mass base = s.above_mass;
+  walk(s, w, from, min(from + stretch, w.n), false, Cut{0, 0}, least_mass(slot),
+       [&](int, Mass m, Mass b) { return double(base + b) <= bar && double(base + b + m) > bar; });
+  return s.winner;
+}
+
+// Ascending, `n` a power of two from 2 to most_short.
+__device__ void sort_list(Mass* list, int n) {
+  for (int size = 2; size <= n; size *= 2) {
+    for (int apart = size / 2; apart > 0; apart /= 2) {
+      __syncthreads();
+      for (int i = threadIdx.x; i < n / 2; i += threads) {
+        const int a = 2 * i - (i & (apart - 1)), b = a + apart;
+        const Mass x = list[a], y = list[b];
+        if ((x > y) == ((a & size) == 0)) list[a] = y, list[b] = x;
+      }
+    }
+  }
+  __syncthreads();
+}
+
+__device__ __forceinline__ float value_of(uint32_t key) {
+  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+// Top-k and top-p where few candidates are near enough to the best: those are listed, sorted and cut. false: they are too many.
+__device__ bool draw_short(const Tail& p, const Slot& slot, const Weights& w, Spread& spread, double u, Shared& s, int& token) {
+  // The bin in which the count or the mass is reached.
+  const int bin = threadIdx.x, k = slot.top_k > 0 && slot.top_k < p.vocab ? slot.top_k : 0;
+  const int count = bin < bins ? spread.counts[bin] : 0;
+  const Mass mass = bin < bins ? spread.masses[bin] : 0;
+  __syncthreads();
+  if (bin < bins) spread.counts[bin] = 0, spread.masses[bin] = 0;
+  int all;
+  Mass total;
+  const int count_before = block_before(count, s.ints, all);
+  const Mass mass_before = block_before(mass, s.totals, total);
+  const auto wanted_of = [&](Mass total) { return max(Mass(1), Mass(ceil(double(slot.top_p) * double(total)))); };
+  Mass wanted = wanted_of(total);
+  if (threadIdx.x == 0) s.above = bins - 1, s.winner = 0;
+  __syncthreads();
+  const bool reached = k ? count_before < k && count_before + count >= k : mass_before < wanted && mass_before + mass >= wanted;
+  if (reached) s.above = bin;
+  __syncthreads();
+  const int last = s.above;
+  __syncthreads();
+  if (bin == last) s.above = count_before + count;
+  __syncthreads();
+  int n = s.above;
+  if (n > most_short || n == 0) return false;
+
+  // Most are further away by any rounding.
+  const float far = last == bins - 1 ? INFINITY : 1.0001f * float((last + 1) / 8.0 * w.temperature), best = float(w.best);
+#pragma unroll 4
+  for (int from = 0; from < w.n; from += threads) {
+    const int i = from + threadIdx.x;
+    const float x = i < w.n ? w.a[i] : minus_infinity;
+    if (x > minus_infinity && !(best - x > far) && w.bin_of(x) <= last) s.list[atomicAdd(&s.winner, 1)] = Mass(~key_of(x)) << 32 | uint32_t(i);
+  }
+  int room = 2;
+  while (room < n) room *= 2;
+  for (int i = n + threadIdx.x; i < room; i += threads) s.list[i] = ~0ull;
+  sort_list(s.list, room);  // by value descending, then by id
+
+  // A thread's neighbours: from `first` on.
+  constexpr int own = most_short / threads;
+  const int first = own * threadIdx.x;
+  const auto mass_at = [&](int i, int n, int shift) { return i < n ? w(value_of(shift ? ~uint32_t(s.list[i] >> 32) : uint32_t(s.list[i]))) : 0; };
+  if (k) n = min(n, k);
+  Mass masses[own], sum = 0;
+#pragma unroll
+  for (int j = 0; j < own; j++) sum += masses[j] = mass_at(first + j, n, 32);
+  Mass upto = block_before(sum, s.totals, total), below;
+  if (k) wanted = wanted_of(total);
+  int kept = 0;
+  const Mass least = least_mass(slot);
+#pragma unroll
+  for (int j = 0; j < own; j++) {
+    const bool in = first + j < n && (slot.top_p >= 1 || upto < wanted || first + j == 0) && masses[j] >= least;
+    kept += in, upto += masses[j];
+  }
+  n = block_total(kept, s.ints);
+
+  // What is left, by id.
+  uint32_t keys[own], ids[own];
+#pragma unroll
+  for (int j = 0; j < own; j++) keys[j] = ~uint32_t(s.list[first + j] >> 32), ids[j] = uint32_t(s.list[first + j]);
+  room = 2;
+  while (room < n) room *= 2;
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < own; j++)
+    if (first + j < room) s.list[first + j] = first + j < n ? Mass(ids[j]) << 32 | keys[j] : ~0ull;
+  sort_list(s.list, room);
+  sum = 0;
+#pragma unroll
+  for (int j = 0; j < own; j++) sum += masses[j] = mass_at(first + j, n, 0);
+  below = block_before(sum, s.totals, total);
+  const double bar = u * double(total);
+  if (threadIdx.x == 0) s.winner = -1;
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < own; j++) {
+    if (first + j < n && double(below) <= bar && double(below + masses[j]) > bar) s.winner = int(s.list[first + j] >> 32);
+    below += masses[j];
+  }
+  __syncthreads();
+  token = s.winner;
+  return true;
+}
+
+// Top-k and top-p among any number of candidates.
+__device__ int draw_long(const Tail& p, const Slot& slot, const Weights& w, double u, Shared& s) {
   Cut cut{0, 0};
   bool limited = false;
   if (slot.top_k > 0 && slot.top_k < p.vocab) {
@@ -338,22 +491,78 @@ __device__ int draw(const Tail& p, int row, const Slot& slot, const float* a, fl
     limited = true;
   }
   if (slot.top_p < 1) {
-    const Mass total = walk(s, w, limited, cut, 0, [](int, Mass, Mass) { return false; });
+    const Mass total = walk(s, w, 0, w.n, limited, cut, 0, [](int, Mass, Mass) { return false; });
     cut = find_cut(s, w, true, 0, Mass(ceil(double(slot.top_p) * double(total))), limited, cut);
     limited = true;
   }
-  const Mass least = slot.min_p > 0 ? Mass(ceil(double(slot.min_p) * mass_one - 0.5)) : 0;
-  const Mass sum = walk(s, w, limited, cut, least, [](int, Mass, Mass) { return false; });
-  const double u = draw_uniform(slot.seed_low, slot.seed_high, uint32_t(p.positions[row]));
+  const Mass least = least_mass(slot);
+  const Mass sum = walk(s, w, 0, w.n, limited, cut, least, [](int, Mass, Mass) { return false; });
   const double bar = u * double(sum);
   if (threadIdx.x == 0) s.winner = -1;
   __syncthreads();
-  walk(s, w, limited, cut, least,
+  walk(s, w, 0, w.n, limited, cut, least,
        [&](int, Mass mass, Mass before) { return double(before) <= bar && double(before + mass) > bar; });
   return s.winner;
 }
 
+__device__ int draw(const Tail& p, int row, const Slot& slot, const float* a, float best, Shared& s) {
+  const Weights w{a, p.vocab, double(best), double(slot.temperature)};
+  const double u = draw_uniform(slot.seed_low, slot.seed_high, uint32_t(p.positions[row]));
+  if (!cuts(p, slot)) return draw_uncut(p, slot, w, p.partials + int64_t(row) * p.stretches, u, s);
+  int token = -1;
+  if (draw_short(p, slot, w, p.spreads[row], u, s, token)) return token;
+  return draw_long(p, slot, w, u, s);
+}
+
 }  // namespace
+
+extern "C" __global__ void __launch_bounds__(256) mr_spread(const Tail p, int wave) {
+  __shared__ int counts[bins];
+  __shared__ Mass masses[bins];
+  __shared__ Mass totals[32];
+  __shared__ float values[32];
+  __shared__ int ids[32];
+  static_assert(bins == 256);
+  wait();
+  release();
+  const int row = blockIdx.y;
+  if (row >= p.info->rows || (wave >= 0 && p.waves[row] != wave) || p.targets[row] >= 0) return;
+  const Slot slot = slot_of(p, p.row_slot[row]);
+  if (slot.temperature == 0) return;
+  Partial* partials = p.partials + int64_t(row) * p.stretches;
+  float best = minus_infinity;
+  int id = 0;
+  for (int i = threadIdx.x; i < p.stretches; i += blockDim.x) best = fmaxf(best, partials[i].a_max);
+  block_best(best, id, values, ids);
+  if (best == minus_infinity) return;
+  const float* a = (adjusts(p, row, slot) ? p.a : p.l) + int64_t(row) * p.vocab;
+  const Weights w{a, p.vocab, double(best), double(slot.temperature)};
+  const int from = blockIdx.x * stretch, end = min(from + stretch, p.vocab);
+  if (!cuts(p, slot)) {
+    const Mass least = least_mass(slot);
+    Mass sum = 0;
+    for (int i = from + threadIdx.x; i < end; i += blockDim.x) {
+      const Mass mass = w(a[i]);
+      sum += mass >= least ? mass : 0;
+    }
+    sum = block_total(sum, totals);
+    if (threadIdx.x == 0) partials[blockIdx.x].mass = sum;
+    return;
+  }
+  counts[threadIdx.x] = 0, masses[threadIdx.x] = 0;
+  __syncthreads();
+  for (int i = from + threadIdx.x; i < end; i += blockDim.x) {
+    const float x = a[i];
+    if (x == minus_infinity) continue;
+    const int bin = w.bin_of(x);
+    atomicAdd(counts + bin, 1);
+    atomicAdd(masses + bin, w(x));
+  }
+  __syncthreads();
+  if (counts[threadIdx.x] == 0) return;
+  atomicAdd(p.spreads[row].counts + threadIdx.x, counts[threadIdx.x]);
+  atomicAdd(p.spreads[row].masses + threadIdx.x, masses[threadIdx.x]);
+}
 
 extern "C" __global__ void __launch_bounds__(threads) mr_sample(const Tail p, int wave) {
   extern __shared__ uint8_t shared_bytes[];

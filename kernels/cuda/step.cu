@@ -17,6 +17,13 @@ struct Upload {
 };
 
 constexpr int slot_floats = 6, slot_ints = 5;
+constexpr int began = 8;  // word of StepInfo's pad: when the step began
+
+__device__ __forceinline__ unsigned long long nanoseconds() {
+  unsigned long long t;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+  return t;
+}
 
 }  // namespace
 
@@ -26,7 +33,8 @@ extern "C" __global__ void mr_begin(const Upload* up, int* info, int* token_ids,
   mr::wait();
   const int* words = reinterpret_cast<const int*>(up);
   const int at = blockIdx.x * blockDim.x + threadIdx.x, all = gridDim.x * blockDim.x;
-  if (at < 16) info[at] = up->info[at];
+  if (at == began) *reinterpret_cast<unsigned long long*>(info + began) = nanoseconds();
+  else if (at < 16 && at != began + 1) info[at] = up->info[at];
   const int tokens = up->info[0], segments = up->segments;
   for (int i = at; i < tokens; i += all) {
     const int id = words[up->token_source + i];
@@ -59,9 +67,13 @@ extern "C" __global__ void mr_counts(uint32_t* counts, int vocab, const int* ids
   }
 }
 
-// Results are in host memory: the flag of the ring's entry says of which step.
+// Results are in host memory: the flag of the ring's entry says of which step; words 2 and 4 when it began and ended.
 extern "C" __global__ void mr_end(const mr::StepInfo* info, volatile int* flags) {
   mr::wait();
+  volatile int* own = flags + info->ring * 16;
+  volatile unsigned long long* times = reinterpret_cast<volatile unsigned long long*>(own + 2);
+  times[0] = *reinterpret_cast<const unsigned long long*>(reinterpret_cast<const int*>(info) + began);
+  times[1] = nanoseconds();
   __threadfence_system();
-  flags[info->ring * 16] = info->number;
+  own[0] = info->number;
 }

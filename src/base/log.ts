@@ -1,6 +1,6 @@
 // Owns: log lines for people who run millrace: one line of text each on standard error, or a JSON object a line for
 // machines. Request data (prompts, answers) is never logged.
-import { debugLevel, env } from "./env.js";
+import { debugLevel, env, isOn } from "./env.js";
 
 export const levels = ["trace", "debug", "info", "warn", "error"] as const;
 export type Level = (typeof levels)[number];
@@ -35,7 +35,8 @@ function configuredLevel(): Level {
   if (debug >= 3) return "trace";
   if (debug >= 1) return "debug";
   const wanted = env("MILLRACE_LOG");
-  return levels.find((level) => level === wanted) ?? "warn";
+  const usual = isOn("OLLAMA_DEBUG") ? (env("OLLAMA_DEBUG") === "2" ? "trace" : "debug") : "warn";
+  return levels.find((level) => level === wanted) ?? usual;
 }
 least = levels.indexOf(configuredLevel());
 

@@ -47,21 +47,21 @@ function readLine(prompt: string, history: string[]): Promise<Line> {
   });
 }
 
-/** A message of one line, or of several between """. */
+/** A message of one line, or of several between """, which may also be the text of /set system. */
 async function readMessage(history: string[]): Promise<Line> {
   const first = await readLine(">>> ", history);
   if (first.kind !== "line") return first;
   if (first.text.trim() !== "") history.unshift(first.text);
-  const opened = first.text.trimStart();
-  if (!opened.startsWith('"""')) return first;
-  const lines = [opened.slice(3)];
+  const [opening, command] = /^\s*(\/set\s+system\s+)?"""/.exec(first.text) ?? [];
+  if (opening === undefined) return first;
+  const lines = [first.text.slice(opening.length)];
   while (!lines[lines.length - 1].trimEnd().endsWith('"""')) {
     const next = await readLine("... ", history);
     if (next.kind !== "line") return next;
     lines.push(next.text);
   }
   const text = lines.join("\n").trimEnd();
-  return { kind: "line", text: text.slice(0, -3).trim() };
+  return { kind: "line", text: (command ?? "") + text.slice(0, -3).trim() };
 }
 
 /** Until the person leaves; the conversation's last model is still open then. */
@@ -93,8 +93,10 @@ export async function chat(setup: ChatSetup): Promise<Conversation> {
         if (said !== null) say(said);
       }
     } catch (error) {
-      if (!(error instanceof UserError)) throw error;
-      say(`${error.message}${error.code === "context_length_exceeded" ? " /clear begins anew." : ""}`);
+      // Ctrl-C, while a model was fetched.
+      if (error instanceof Error && error.name === "AbortError") say("Stopped.");
+      else if (!(error instanceof UserError)) throw error;
+      else say(`${error.message}${error.code === "context_length_exceeded" ? " /clear begins anew." : ""}`);
     }
   }
   process.off("SIGINT", ignore);

@@ -1,5 +1,6 @@
 // Owns: the state of a conversation in a terminal: which model, what was said, and what /set has changed; and the commands
 // that look at it or change it. Reads no keys: chat.ts does.
+import { isOn } from "../base/env.js";
 import { UserError } from "../base/errors.js";
 import type { ChatJob, ChatMessage, OutputFormat, Thinking } from "../session/types.js";
 import { settingsOf, withPackageMessages } from "../store/apply.js";
@@ -12,6 +13,8 @@ import {
   parameterValue,
 } from "../store/parameters.js";
 import { type PackageMessage, Store } from "../store/store.js";
+import { dialectOf } from "../text/dialect.js";
+import type { DeviceFlags } from "./flags.js";
 import type { OpenModel } from "./open.js";
 import { table } from "./table.js";
 
@@ -26,9 +29,14 @@ export interface ChatSetup {
   readonly wordWrap: boolean;
   readonly hideThinking: boolean;
   readonly verbose: boolean;
-  /** A model in place of this one. */
-  open(name: string): Promise<{ model: OpenModel; job: JobBase; raw: boolean }>;
+  /** A model in place of this one, or this one with other settings of its loading. */
+  open(name: string, more?: LoadFlags): Promise<{ model: OpenModel; job: JobBase; raw: boolean }>;
 }
+
+/** What is decided when a model is loaded. */
+export type LoadFlags = Pick<DeviceFlags, "ctx" | "threads">;
+
+const nothing: readonly string[] = ["num_batch", "num_gpu", "main_gpu", "use_mmap"];
 
 export const help = `Write a message and press Enter. For several lines begin with """ and end with """.
   /set            parameters, system message, format, history, wordwrap, verbose, think
@@ -65,7 +73,7 @@ type Said = string | null;
 export class Conversation {
   model: OpenModel;
   raw: boolean;
-  keepsHistory = true;
+  keepsHistory = !isOn("OLLAMA_NOHISTORY");
   wordWrap: boolean;
   verbose: boolean;
   readonly hideThinking: boolean;
@@ -135,7 +143,7 @@ export class Conversation {
     }
   }
 
-  private set(text: string): Said {
+  private set(text: string): Said | Promise<Said> {
     const [, what, rest] = /^(\S*)\s*([\s\S]*)$/.exec(text)!;
     switch (what) {
       case "parameter":
@@ -143,20 +151,20 @@ export class Conversation {
       case "system":
         if (rest === "") return "Usage: /set system <text>";
         if (this.raw) throw new UserError("the model has no chat template: it takes no system message");
-        this.system = rest.replace(/^"""\s*([\s\S]*?)\s*"""$/, "$1");
+        this.system = rest;
         return "The system message is set.";
       case "history":
       case "nohistory":
         this.keepsHistory = what === "history";
-        return null;
+        return this.keepsHistory ? "The Up key brings messages back." : "No more messages are kept for the Up key.";
       case "wordwrap":
       case "nowordwrap":
         this.wordWrap = what === "wordwrap";
-        return null;
+        return this.wordWrap ? "Lines break between words." : "Lines break where the terminal ends.";
       case "verbose":
       case "quiet":
         this.verbose = what === "verbose";
-        return null;
+        return this.verbose ? "Every answer ends with all figures." : "Every answer ends with one line of figures.";
       case "format":
         if (rest !== "json") return "Usage: /set format json";
         this.format = { kind: "json" };
@@ -166,27 +174,40 @@ export class Conversation {
         return "Answers are free from now on.";
       case "think":
         if (rest !== "" && !["low", "medium", "high"].includes(rest)) return "Usage: /set think [low|medium|high]";
-        this.think = rest === "" ? true : (rest as Thinking);
-        return null;
+        return this.setThink(rest === "" ? true : (rest as Thinking));
       case "nothink":
-        this.think = false;
-        return null;
+        return this.setThink(false);
       default:
         return setHelp;
     }
   }
 
-  private setParameter(text: string): Said {
+  private setThink(think: Thinking): Said {
+    const { name, session } = this.model;
+    const able = dialectOf(session.text?.template?.source).reasoning !== undefined;
+    if (think !== false && !able) throw new UserError(`${name} does not reason before it answers.`);
+    this.think = think;
+    return think === false ? "The model answers at once." : "The model reasons before it answers.";
+  }
+
+  private async setParameter(text: string): Promise<Said> {
     const [, name, rest] = /^(\S*)\s*([\s\S]*)$/.exec(text)!;
     if (name === "" || rest === "") return setHelp;
-    if (["num_ctx", "num_thread", "num_batch", "num_gpu", "main_gpu", "use_mmap"].includes(name)) {
-      throw new UserError(
-        `${name} is decided when a model is loaded: leave, and start again with --ctx, --threads or --device`,
-      );
-    }
+    if (nothing.includes(name)) throw new UserError(`${name} has no effect here: leave, and start again with --device`);
     const values = name === "stop" ? rest.split(/\s+/) : parameterValue(name, rest);
-    this.parameters = { ...this.parameters, ...parametersOf({ [name]: values }) };
+    const parameters = { ...this.parameters, ...parametersOf({ [name]: values }) };
+    if (name === "num_ctx" || name === "num_thread") await this.reload(parameters);
+    this.parameters = parameters;
     return `${name} is ${rest}`;
+  }
+
+  /** The same model, loaded with what `parameters` say; where it cannot be, it stays as it is. */
+  private async reload(parameters: ModelParameters): Promise<void> {
+    const { num_ctx = 0, num_thread = 0 } = parameters;
+    const more = { ...(num_ctx > 0 ? { ctx: num_ctx } : {}), ...(num_thread > 0 ? { threads: num_thread } : {}) };
+    const { model } = await this.setup.open(this.model.package?.name ?? this.model.path, more);
+    await this.model.close();
+    this.model = model;
   }
 
   private async show(what: string): Promise<Said> {
@@ -225,6 +246,7 @@ export class Conversation {
     this.job = job;
     this.raw = raw;
     this.messages = [];
+    this.think = this.setup.job.think;
     this.parameters = {};
     this.system = undefined;
     return `${model.name} is loaded.`;

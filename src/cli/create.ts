@@ -13,6 +13,7 @@ import { reported } from "./model.js";
 interface CreateFlags {
   readonly file?: string;
   readonly quantize?: string;
+  readonly draftQuantize?: string;
   readonly json?: boolean;
 }
 
@@ -35,7 +36,7 @@ async function create(name: string, flags: CreateFlags): Promise<void> {
     createPackage(
       new Store(),
       name,
-      { ...recipe, folder, quantize: flags.quantize },
+      { ...recipe, folder, quantize: flags.quantize, draftQuantize: flags.draftQuantize },
       { report: { ...report, status: report.note }, signal, quantizer: quantizeModel },
     ),
   );
@@ -57,6 +58,7 @@ export function command(): Command {
       "the Modelfile; -: standard input (default: ./Modelfile, else the model in this folder)",
     )
     .option("-q, --quantize <type>", `quantise F32, F16 or BF16 weights: ${quantisations.join(", ")}`, quantisation)
+    .option("--draft-quantize <type>", "quantise the DRAFT's weights", quantisation)
     .option("--json", "print {name, digest, path} as JSON")
     .addHelpText(
       "after",

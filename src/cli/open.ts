@@ -63,6 +63,8 @@ export async function openModel(
     draft: await draftOf(flags, own),
     maxSequences: flags.sequences,
     contextLength: flags.ctx ?? settings.contextLength,
+    // A package may ask for more than its model can, as Ollama lets it.
+    clampContext: flags.ctx === undefined,
     deterministic: flags.deterministic,
     adapters,
   };

@@ -178,7 +178,7 @@ export class CudaOps {
     ] as const) {
       for (const n of [1, rows]) {
         const batch = { ...decode(n, 1, false), updates: settings(n, floats) };
-        const drawn = (kernel: string) => kernel === "mr_logits" || kernel === "mr_sample";
+        const drawn = (kernel: string) => ["mr_logits", "mr_spread", "mr_sample"].includes(kernel);
         const ms = median(await program.measure(batch, drawn, repeats));
         yield this.row("sample", `${what}, ${vocab} ids`, n, ms, { readBytes: 4 * n * vocab, bf16: 0 });
       }

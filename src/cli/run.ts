@@ -6,7 +6,7 @@ import { seedBits } from "../session/sampling.js";
 import type { ChatJob, OutputFormat, Thinking } from "../session/types.js";
 import { withPackageMessages } from "../store/apply.js";
 import { type Answer, answer, stoppable } from "./answer.js";
-import type { JobBase } from "./conversation.js";
+import type { JobBase, LoadFlags } from "./conversation.js";
 import { UsageError } from "./failure.js";
 import { figuresBlock, figuresLine } from "./figures.js";
 import {
@@ -43,6 +43,8 @@ interface RunFlags extends DeviceFlags, SamplingFlags {
   readonly insecure?: boolean;
   /** Milliseconds. */
   readonly keepalive?: number;
+  readonly truncate?: string | boolean;
+  readonly dimensions?: number;
 }
 
 const loraName = "lora";
@@ -145,6 +147,14 @@ async function once(model: OpenModel, prompt: string, flags: RunFlags): Promise<
   if (said.finishReason === "abort") process.exitCode = 130;
 }
 
+/** A model that gives embeddings prints the text's, a JSON array. */
+async function vectorOf(model: OpenModel, text: string, { truncate, dimensions }: RunFlags): Promise<void> {
+  const { embed } = await import("../session/embed.js");
+  const job = { inputs: [text], truncate: truncate !== "false", dimensions, normalize: true };
+  const { vectors } = await stoppable((signal) => embed(model.session, job, signal));
+  console.log(JSON.stringify([...vectors[0]]));
+}
+
 /** The word behind --think is a level, or the prompt's first. */
 function thinkApart(words: readonly string[], flags: RunFlags): { words: readonly string[]; flags: RunFlags } {
   const { think } = flags;
@@ -164,10 +174,13 @@ async function run(name: string, given: readonly string[], all: RunFlags): Promi
   // What is piped in is text, whatever it names.
   refuseImages(words.join(" "), name);
   const adapters = flags.lora === undefined ? [] : [{ name: loraName, path: flags.lora }];
-  const open = (one: string) => openModel(one, { ...flags, sequences: 1, adapters });
+  const open = (one: string, more: LoadFlags = {}) => openModel(one, { ...flags, ...more, sequences: 1, adapters });
   let model = await open(name);
   try {
-    if (talk) model = await converse(model, flags, open);
+    const embeds = model.session.limits.embeddingSize !== undefined;
+    if (embeds && talk) throw new UsageError(`${model.name} gives embeddings and does not chat: give it a text`);
+    if (embeds) await vectorOf(model, prompt, flags);
+    else if (talk) model = await converse(model, flags, open);
     else await once(model, prompt, flags);
   } finally {
     await model.close();
@@ -190,7 +203,7 @@ async function keepLoaded(name: string, ms: number): Promise<void> {
 async function converse(
   first: OpenModel,
   flags: RunFlags,
-  open: (name: string) => Promise<OpenModel>,
+  open: (name: string, more: LoadFlags) => Promise<OpenModel>,
 ): Promise<OpenModel> {
   const { chat } = await import("./chat.js");
   const about = (model: OpenModel) => ({ model, job: jobBase(flags, model), raw: isRaw(model, flags) });
@@ -200,7 +213,7 @@ async function converse(
     wordWrap: !flags.nowordwrap,
     hideThinking: flags.hidethinking ?? false,
     verbose: flags.verbose ?? false,
-    open: async (name) => about(await open(name)),
+    open: async (name, more = {}) => about(await open(name, more)),
   });
   return conversation.model;
 }
@@ -222,6 +235,11 @@ export function command(): Command {
       "afterwards, how long a running server keeps the model (5m, 0, -1: for ever)",
       duration,
     )
+    .option(
+      "--truncate [flag]",
+      "of an embedding model: false refuses a text that is too long (default: its end is cut)",
+    )
+    .option("--dimensions <n>", "of an embedding model: only so many of the vector's numbers", wholeNumber(1))
     .option("--verbose", "all figures at the end, one a line")
     .option("--nowordwrap", "do not break lines between words")
     .option("--insecure", "a registry may be spoken to without TLS")
@@ -238,6 +256,7 @@ Examples:
   millrace run ./model.gguf --temperature 0 "Two plus two is"
   git diff | millrace run smollm2 --system "Sum up this change in one line."
   millrace run smollm2 --raw --max-tokens 20 "Once upon a time"
+  millrace run all-minilm "Some text"                      an embedding, as JSON
   millrace run smollm2 --json --seed 7 "Tell me a joke."`,
     )
     .action(run);

@@ -87,6 +87,12 @@ const kvTypes: Record<string, DeviceFlags["kvDtype"]> = { f16: "f16", bf16: "bf1
 
 function kvType(text: string): DeviceFlags["kvDtype"] {
   if (text in kvTypes) return kvTypes[text];
+  if (/^(q8_0|q4_0)$/.test(text)) {
+    process.stderr.write(
+      `OLLAMA_KV_CACHE_TYPE=${text}: the cache is f16 here, which is more exact and takes more memory\n`,
+    );
+    return "f16";
+  }
   throw new InvalidArgumentError(`It must be one of ${Object.keys(kvTypes).join(", ")}.`);
 }
 

@@ -7,6 +7,9 @@ import { Hope } from "./hope.js";
 
 /** Tokens that have to agree. */
 const context = 3;
+/** Earlier places that are compared, the latest first, and how far back. */
+const mostPlaces = 32;
+const farthest = 64;
 /** Most guesses of one step. */
 export const mostDrafts = 16;
 /** Guesses what follows a text. */
@@ -23,6 +26,8 @@ export class PromptLookup implements Drafter {
   readonly hope = new Hope();
   /** Last end of each run of `context` tokens, by their hash; what stands there is compared. */
   private readonly ends = new Map<number, number>();
+  /** For each end the one before it of the same hash; 0: none. */
+  private earlier = new Int32Array(256);
   private seen = 0;
 
   propose(tokens: Int32Array, length: number, most: number, worth: number): Int32Array {
@@ -42,17 +47,34 @@ export class PromptLookup implements Drafter {
     return Math.floor(Math.log(Math.min(1, worth)) / Math.log(probability));
   }
 
-  /** Where what followed the last tokens' earlier occurrence begins; −1: there was none. */
+  /**
+   * Where what followed the last tokens' earlier occurrence begins; −1: there was none. Of several the one before which the
+   * texts agree longest: in code and records the last few tokens alone have stood in many places.
+   */
   private find(tokens: Int32Array, length: number): number {
     if (length < context + 1) return -1;
-    const key = hash(tokens, length);
     // The end of the text itself is entered after it has been looked for.
-    for (let end = Math.max(context, this.seen + 1); end < length; end++) this.ends.set(hash(tokens, end), end);
+    for (let end = Math.max(context, this.seen + 1); end < length; end++) this.enter(hash(tokens, end), end);
     this.seen = length - 1;
-    const end = this.ends.get(key);
-    if (end === undefined) return -1;
-    for (let i = 1; i <= context; i++) if (tokens[end - i] !== tokens[length - i]) return -1;
-    return end;
+    let [best, longest] = [-1, context - 1];
+    let end = this.ends.get(hash(tokens, length)) ?? 0;
+    for (let place = 0; end > 0 && place < mostPlaces; place++, end = this.earlier[end]) {
+      let same = 0;
+      while (same < farthest && same < end && tokens[end - 1 - same] === tokens[length - 1 - same]) same++;
+      if (same > longest) [best, longest] = [end, same];
+      if (same === farthest) break;
+    }
+    return best;
+  }
+
+  private enter(key: number, end: number): void {
+    if (end >= this.earlier.length) {
+      const larger = new Int32Array(2 * end);
+      larger.set(this.earlier);
+      this.earlier = larger;
+    }
+    this.earlier[end] = this.ends.get(key) ?? 0;
+    this.ends.set(key, end);
   }
 }
 

@@ -8,6 +8,7 @@ import { openCheckpoint } from "../formats/open.js";
 import { fileType, parseQuantisation, type Quantisation, storageFor } from "../formats/quant/recipe.js";
 import type { ModelConfig } from "../model/config.js";
 import { ggufModel } from "../model/config-to-gguf.js";
+import { encoderConfig } from "../model/encoder-config.js";
 import { ggufSource } from "../model/to-gguf.js";
 import { ggufTokenizer } from "../text/to-gguf.js";
 import { physicalCores } from "./load.js";
@@ -31,6 +32,9 @@ export async function convertToGguf(
   path: string,
   options: ConvertOptions = {},
 ): Promise<number> {
+  if (encoderConfig(checkpoint) !== undefined) {
+    throw new UserError("an embedding model is used as it is: only models that give text are converted and quantised");
+  }
   const { config, tensors } = ggufSource(checkpoint);
   const quantisation = options.quantisation ?? ownQuantisation(checkpoint);
   const model = { layers: config.layers.length, tied: config.tiedEmbeddings };

@@ -11,6 +11,15 @@ export interface GrammarWorkerData {
   readonly path: string;
   /** Of the logits. */
   readonly vocabSize: number;
+  /** Milliseconds that one choice may take of the worker, where its tokens take long; half as much for a single token. */
+  readonly patienceMs?: number;
+}
+
+export const usualPatienceMs = 20_000;
+
+/** What a worker gets beside: it writes there which choice it is working on, 0 for none, and how many pieces of work it has begun. */
+export interface GrammarWorkerStart extends GrammarWorkerData {
+  readonly busy: Int32Array;
 }
 
 export type GrammarMessage =
@@ -38,4 +47,5 @@ export type GrammarReply =
 
 export const Slot = { stamp: 0, verdict: 1, jumps: 2, jumpIds: 3, mask: 67 } as const;
 export const mostJumps = Slot.mask - Slot.jumpIds;
-export const VerdictCode = { mask: 0, end: 1, failed: 2 } as const;
+export const Busy = { choice: 0, count: 1 } as const;
+export const VerdictCode = { mask: 0, end: 1, failed: 2, slow: 3 } as const;

@@ -6,10 +6,12 @@ import { openCheckpoint } from "../formats/open.js";
 import { createTokenizer } from "../text/text.js";
 import { GrammarEngine, type GrammarVocabulary, type Matching } from "./grammar-engine.js";
 import {
+  Busy,
   type GrammarMessage,
   type GrammarReply,
-  type GrammarWorkerData,
+  type GrammarWorkerStart,
   Slot,
+  usualPatienceMs,
   VerdictCode,
 } from "./grammar-protocol.js";
 
@@ -17,10 +19,16 @@ interface Choice {
   readonly matching: Matching;
   readonly shared: Int32Array;
   stamp: number;
+  /** Milliseconds of this thread, and tokens, that it has had. */
+  spent: number;
+  tokens: number;
 }
 
+/** A choice whose tokens take longer on average has only so much patience. */
+const commonTokenMs = 50;
+
 const port = parentPort!;
-const { path, vocabSize } = workerData as GrammarWorkerData;
+const { path, vocabSize, busy, patienceMs = usualPatienceMs } = workerData as GrammarWorkerStart;
 const engine = new GrammarEngine(await loadVocabulary());
 const choices = new Map<number, Choice>();
 
@@ -40,10 +48,13 @@ async function handle(message: GrammarMessage): Promise<void> {
       return;
     case "open": {
       const { id, grammar, shared, history, stamp, jumped } = message;
-      const choice = { matching: await engine.open(grammar), shared, stamp };
+      const matching = await engine.open(grammar);
+      const choice = { matching, shared, stamp, spent: 0, tokens: history.length };
       choices.set(id, choice);
-      for (const token of history) choice.matching.accept(token);
-      await write(choice, jumped ? false : undefined);
+      await workOn(id, choice, async () => {
+        for (const token of history) matching.accept(token);
+        await write(choice, jumped ? false : undefined);
+      });
       break;
     }
     case "accept":
@@ -51,8 +62,11 @@ async function handle(message: GrammarMessage): Promise<void> {
         const choice = choices.get(message.drawn[i]);
         if (!choice) continue;
         choice.stamp++;
-        if (choice.matching.accept(message.drawn[i + 1])) await write(choice);
-        else publish(choice, VerdictCode.failed);
+        choice.tokens++;
+        await workOn(message.drawn[i], choice, async () => {
+          if (choice.matching.accept(message.drawn[i + 1])) await write(choice);
+          else publish(choice, VerdictCode.failed);
+        });
       }
       break;
     case "rollback": {
@@ -69,6 +83,20 @@ async function handle(message: GrammarMessage): Promise<void> {
       return;
   }
   reply({ type: "written" });
+}
+
+/** The host sees what is being worked on, and counts on nothing else of a choice that takes too long. */
+async function workOn(id: number, choice: Choice, task: () => Promise<void>): Promise<void> {
+  if (choice.spent > patienceMs && choice.spent > choice.tokens * commonTokenMs) {
+    publish(choice, VerdictCode.slow);
+    return;
+  }
+  busy[Busy.count]++;
+  Atomics.store(busy, Busy.choice, id);
+  const began = performance.now();
+  await task();
+  choice.spent += performance.now() - began;
+  Atomics.store(busy, Busy.choice, 0);
 }
 
 /** A UserError is the caller's; anything else ends this thread, and the host starts another. */

@@ -1,17 +1,20 @@
 // Owns: constrained choices as the engine sees them. Sends each token on to the grammar worker and reads the answers out of
-// shared memory; waits for nothing. A worker that dies, or compiles for longer than anything sensible takes, is replaced,
-// and the new one is told what every choice has so far; a choice whose worker died twice ends with an error.
+// shared memory; waits for nothing. A worker that dies, or is at one thing for longer than anything sensible takes, is replaced,
+// and the new one is told what every choice has so far; a choice whose worker died twice, or that was too slow, ends with an error.
 import { Worker } from "node:worker_threads";
 import { UserError } from "../base/errors.js";
 import { log } from "../base/log.js";
 import type { ConstraintSource } from "../engine/host.js";
 import type { TokenConstraint, TokenGrammar } from "../engine/types.js";
 import {
+  Busy,
   type GrammarMessage,
   type GrammarReply,
   type GrammarWorkerData,
+  type GrammarWorkerStart,
   mostJumps,
   Slot,
+  usualPatienceMs,
   VerdictCode,
 } from "./grammar-protocol.js";
 
@@ -32,12 +35,21 @@ export class GrammarHost implements ConstraintSource {
   private readonly live = new Map<number, SharedConstraint>();
   private readonly compiling = new Map<number, Compiling>();
   private watchdog: NodeJS.Timeout | undefined;
+  /** What the worker is at, and what it was at when last looked. */
+  private busy: Int32Array = new Int32Array(2);
+  private seen = 0;
+  private looking: NodeJS.Timeout | undefined;
   private drawn: number[] = [];
   private tickets = 0;
   private ids = 0;
   private closed = false;
 
-  constructor(private readonly data: GrammarWorkerData) {}
+  /** Between two looks at what the worker is doing: one token's work seen at both is too much. */
+  private readonly lookMs: number;
+
+  constructor(private readonly data: GrammarWorkerData) {
+    this.lookMs = (data.patienceMs ?? usualPatienceMs) / 2;
+  }
 
   /** Throws UserError for a grammar that cannot be read. Others run on meanwhile. */
   compile(grammar: TokenGrammar): Promise<void> {
@@ -56,6 +68,7 @@ export class GrammarHost implements ConstraintSource {
     const constraint = new SharedConstraint(this, id, grammar, shared);
     this.live.set(id, constraint);
     this.post(constraint.opening());
+    this.looking ??= setInterval(() => this.look(), this.lookMs).unref();
     return constraint;
   }
 
@@ -74,11 +87,15 @@ export class GrammarHost implements ConstraintSource {
     this.flush();
     this.post({ type: "close", id });
     this.live.delete(id);
+    if (this.live.size > 0) return;
+    clearInterval(this.looking);
+    this.looking = undefined;
   }
 
   async close(): Promise<void> {
     this.closed = true;
     clearTimeout(this.watchdog);
+    clearInterval(this.looking);
     for (const { reject } of this.compiling.values()) reject(gone());
     this.compiling.clear();
     await this.worker?.terminate();
@@ -97,7 +114,9 @@ export class GrammarHost implements ConstraintSource {
   }
 
   private start(): Worker {
-    const worker = new Worker(new URL("./grammar-worker.js", import.meta.url), { workerData: this.data });
+    this.busy = new Int32Array(new SharedArrayBuffer(8));
+    const workerData: GrammarWorkerStart = { ...this.data, busy: this.busy };
+    const worker = new Worker(new URL("./grammar-worker.js", import.meta.url), { workerData });
     worker.unref();
     worker.on("message", (reply: GrammarReply) => this.receive(reply));
     worker.on("error", (error) => this.died(worker, error instanceof Error ? error.message : String(error)));
@@ -128,6 +147,19 @@ export class GrammarHost implements ConstraintSource {
       void worker.terminate();
     }, compileMs);
     this.watchdog.unref();
+  }
+
+  /** A choice at which the worker has been since the last look ends; the others go on with another worker. */
+  private look(): void {
+    const { worker } = this;
+    const id = Atomics.load(this.busy, Busy.choice);
+    const count = this.busy[Busy.count];
+    const stuck = id !== 0 && count === this.seen;
+    this.seen = count;
+    if (!stuck || worker === undefined) return;
+    this.live.get(id)?.tooSlow();
+    this.died(worker, `a choice's grammar took more than ${this.lookMs / 1000} s for a token`);
+    void worker.terminate();
   }
 
   private died(worker: Worker, reason: string): void {
@@ -170,8 +202,13 @@ class SharedConstraint implements TokenConstraint {
     return { type: "open", id, grammar, shared, history: [...history], stamp, jumped };
   }
 
+  tooSlow(): void {
+    this.failure = slow;
+  }
+
   /** False where it is not worth another worker. */
   died(most: number): boolean {
+    if (this.failure !== undefined) return false;
     // The dead one may have been writing: its memory is not used again.
     const { length } = this.shared;
     this.shared = new Int32Array(new SharedArrayBuffer(length * 4));
@@ -183,6 +220,7 @@ class SharedConstraint implements TokenConstraint {
   ready(): boolean {
     if (this.failure) return true;
     if (Atomics.load(this.shared, Slot.stamp) !== this.stamp) return false;
+    if (this.shared[Slot.verdict] === VerdictCode.slow) this.failure = slow;
     if (this.shared[Slot.verdict] === VerdictCode.failed) {
       this.failure = { message: "a token came that the grammar does not allow", status: 500, code: "grammar_failed" };
     }
@@ -222,6 +260,13 @@ class SharedConstraint implements TokenConstraint {
     this.host.end(this.id);
   }
 }
+
+const slow = {
+  message:
+    "The format takes too long to follow: it can be read in too many ways. Write it with fewer nested repetitions.",
+  status: 400,
+  code: "grammar_too_slow",
+};
 
 function gone(): Error {
   return new UserError("the model was closed", { status: 503, code: "model_closed" });

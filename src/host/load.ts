@@ -30,6 +30,8 @@ export interface LoadSpec extends CheckpointSpec {
   readonly threads?: number;
   /** Default: the smaller of the model's own and what fits. */
   readonly contextLength?: number;
+  /** A contextLength beyond what the model was made for means just that; otherwise it is refused. */
+  readonly clampContext?: boolean;
   /** Default "f16". */
   readonly kvDtype?: KvDType;
   /** Most sequences that run at once; default 16. */
@@ -82,7 +84,8 @@ export function planModel(
   const adapterSlots = spec.adapters?.length ?? 0;
   const plain = decoderPlan(config, checkpoint.tensors);
   const plan = fuse(adapterSlots > 0 ? withAdapters(plain) : plain, device.info.ops);
-  const asked = spec.contextLength;
+  const { contextLength: given, clampContext } = spec;
+  const asked = clampContext && given !== undefined ? Math.min(given, config.contextLength) : given;
   if (asked !== undefined && asked > config.contextLength) {
     throw new UserError(`a context of ${asked} tokens was asked for, the model was made for ${config.contextLength}`, {
       code: "context_too_long",

@@ -246,10 +246,10 @@ export class ServedModels<M extends Servable = Servable> {
     if (here === undefined) return this.begin(model, contextLength);
     if (here.model.version !== model.version) return this.begin(model, contextLength, this.evict(here));
     const limits = here.loaded?.served.session.limits;
-    const short = limits && contextLength !== undefined && contextLength > limits.contextLength;
-    // More than it was made for is refused by the session, with the numbers.
-    if (!short || contextLength > limits.trainedContextLength) return here;
-    return this.begin(model, contextLength, this.evict(here));
+    if (limits === undefined || contextLength === undefined) return here;
+    // More than it was made for is as much as it was made for.
+    const wanted = Math.min(contextLength, limits.trainedContextLength);
+    return wanted > limits.contextLength ? this.begin(model, wanted, this.evict(here)) : here;
   }
 
   /** Loads go one after another: each is granted what the ones before it left. */

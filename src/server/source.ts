@@ -96,11 +96,14 @@ async function loadLocal(model: LocalModel, grant: LoadGrant, settings: LoadSett
   const { device, kvDtype, deterministic, lookup, maxSequences, maxWaiting = 256, maxQueuedTokens } = settings;
   const pageCache = settings.pageCache && { ...settings.pageCache, name: id };
   const { threads, memoryBytes, signal, contextLength = settings.contextLength } = grant;
+  // num_ctx, of a request or a package, may be more than the model was made for, as in Ollama; --ctx may not.
+  const clampContext = grant.contextLength !== undefined;
   const own = packageAdapters(model.package);
   const adapters = [...own, ...(model.adapters ?? [])];
   const { session, engine, label, fileBytes } = await openSession({
     spec: {
-      ...{ path, adapters, device, threads, contextLength, kvDtype, deterministic, lookup, maxSequences, memoryBytes },
+      ...{ path, adapters, device, threads, contextLength, clampContext, kvDtype, deterministic, lookup },
+      ...{ maxSequences, memoryBytes },
       pageCache,
       draft: model.draft ?? (lookup === false ? undefined : model.package?.draft),
     },

@@ -220,6 +220,9 @@ export class Session {
     { template }: TextModel,
     { dialect, tools, variables }: AnswerVariables,
   ): Int32Array {
+    if (this.limits.embeddingSize !== undefined) {
+      throw new UserError("This model gives embeddings and no text.", { code: "no_generation" });
+    }
     if (template === undefined) {
       throw new UserError("This model has no chat template; use completions with a prompt.", {
         code: "no_chat_template",

@@ -25,6 +25,7 @@ export interface CreateRequest extends Partial<Omit<Recipe, "warnings">> {
   readonly draftFiles?: Readonly<Record<string, string>>;
   /** "q4_K_M"…: weights are quantised on the way. */
   readonly quantize?: string;
+  readonly draftQuantize?: string;
 }
 
 interface Base {
@@ -112,13 +113,20 @@ class Creation {
   /** The base with its model quantised, where the request asks for that. */
   async quantised(base: Base): Promise<Base> {
     const { quantize } = this.request;
-    if (quantize === undefined || quantize === "") return base;
+    if (!quantize) return base;
+    this.options.report?.status?.(`quantizing ${base.config.quantization} model to ${quantize.toUpperCase()}`);
+    const model = await this.quantise(base.layers, quantize);
+    const rest = base.layers.filter(({ mediaType }) => mediaType !== layerType.model && mediaType !== layerType.file);
+    return this.fromFiles([model, ...rest]);
+  }
+
+  /** The model among the layers as one GGUF file. */
+  private async quantise(layers: readonly Descriptor[], quantize: string): Promise<Descriptor> {
     const { quantizer, report, signal } = this.options;
     if (quantizer === undefined) throw new UserError("this store cannot quantise", { status: 501, param: "quantize" });
     const { folder } = this.store;
-    await this.hold.add(modelKey(base.layers));
-    const path = linkModel(folder, base.layers);
-    report?.status?.(`quantizing ${base.config.quantization} model to ${quantize.toUpperCase()}`);
+    await this.hold.add(modelKey(layers));
+    const path = linkModel(folder, layers);
     const name = `${basename(path).replace(/\.gguf$/, "")}-${quantize.toLowerCase()}.gguf`;
     const output = partialPath(folder, `quantised.${process.pid}.${Date.now()}`);
     mkdirSync(join(folder, "partial"), { recursive: true });
@@ -128,8 +136,7 @@ class Creation {
       const sha256 = await sha256OfFile(output, undefined, signal);
       await this.hold.add(sha256);
       const { bytes } = await adopt(folder, output, name, { kind: "sha256", hex: sha256 });
-      const rest = base.layers.filter(({ mediaType }) => mediaType !== layerType.model && mediaType !== layerType.file);
-      return this.fromFiles([fileLayer({ name, sha256, bytes }), ...rest]);
+      return fileLayer({ name, sha256, bytes });
     } finally {
       rmSync(output, { force: true });
     }
@@ -307,23 +314,30 @@ class Creation {
     return out;
   }
 
+  /** The model that guesses, quantised where the request asks for that. */
   private async draft(): Promise<Descriptor[]> {
+    const given = await this.draftLayer();
+    const { draftQuantize } = this.request;
+    if (!draftQuantize) return given === undefined ? [] : [{ ...given, mediaType: layerType.draft }];
+    if (given === undefined) throw new UserError("there is no DRAFT to quantise", { param: "draft_quantize" });
+    this.options.report?.status?.(`quantizing draft model to ${draftQuantize.toUpperCase()}`);
+    return [{ ...(await this.quantise([given], draftQuantize)), mediaType: layerType.draft }];
+  }
+
+  /** As a model's layer; undefined: none is asked for. */
+  private async draftLayer(): Promise<Descriptor | undefined> {
     const { draft, draftFiles = {}, folder } = this.request;
     const [sent] = Object.entries(draftFiles);
-    if (sent !== undefined) {
-      const { name, sha256, bytes } = await this.sentFile(...sent);
-      return [{ mediaType: layerType.draft, digest: `sha256:${sha256}`, size: bytes, ...titled(name) }];
-    }
-    if (draft === undefined) return [];
+    if (sent !== undefined) return fileLayer(await this.sentFile(...sent));
+    if (draft === undefined) return undefined;
     const path = folder === undefined ? null : absolute(draft, folder);
     if (path !== null && statSync(path, { throwIfNoEntry: false })?.isFile()) {
-      const { sha256, bytes } = await this.addFile(path);
-      return [{ mediaType: layerType.draft, digest: `sha256:${sha256}`, size: bytes, ...titled(basename(path)) }];
+      return fileLayer({ name: basename(path), ...(await this.addFile(path)) });
     }
     const { layers } = await this.fromPackage(draft);
     const models = layers.filter(({ mediaType }) => mediaType === layerType.model);
     if (models.length !== 1) throw new UserError(`${draft} is no draft model: it must be one GGUF file`);
-    return [{ ...models[0], mediaType: layerType.draft }];
+    return models[0];
   }
 
   text(mediaType: string, text: string): Promise<Descriptor> {

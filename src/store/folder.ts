@@ -12,10 +12,15 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { env } from "../base/env.js";
 
-/** MILLRACE_HOME, or the platform's folder for a user's data. */
+/**
+ * MILLRACE_HOME, or the platform's folder for a user's data. Below OLLAMA_MODELS it has a folder of its own: Ollama sweeps
+ * what its own manifests do not name, and so does this store.
+ */
 export function dataFolder(): string {
   const home = env("MILLRACE_HOME");
   if (home !== undefined) return resolve(home);
+  const ollama = env("OLLAMA_MODELS");
+  if (ollama !== undefined) return resolve(ollama, "millrace");
   if (process.platform === "win32") return join(env("LOCALAPPDATA") ?? join(homedir(), "AppData", "Local"), "millrace");
   if (process.platform === "darwin") return join(homedir(), "Library", "Application Support", "millrace");
   return join(env("XDG_DATA_HOME") ?? join(homedir(), ".local", "share"), "millrace");

@@ -99,3 +99,28 @@ test.skipIf(!hasPty())("a chat remembers what was said, takes several lines, for
     expect(await terminal.code).toBe(0);
   });
 });
+
+test.skipIf(!hasPty())(
+  "settings of a chat: a longer context loads the model again, a system message has several lines",
+  async () => {
+    await chatting(["--max-tokens", "3"], async (terminal) => {
+      const type = async (line: string, answer: RegExp) => {
+        await terminal.see(/>>> /);
+        terminal.type(`${line}\r`);
+        await terminal.see(answer);
+      };
+      await type("/set parameter num_ctx 512", /num_ctx is 512/);
+      await type("/show info", /context +512 tokens/);
+      await type("/set parameter num_ctx 999999", /the model was made for 8192/);
+      await type("/set parameter num_gpu 1", /num_gpu has no effect here/);
+      await type("/set think", /does not reason/);
+      await type('/set system """You are', /\.\.\. /);
+      terminal.type('a king."""\r');
+      await type("/show system", /You are\s+a king\./);
+      await type("Hi", /\[prompt \d+ tokens/);
+      await terminal.see(/>>> /);
+      terminal.type("/bye\r");
+      expect(await terminal.code).toBe(0);
+    });
+  },
+);

@@ -161,3 +161,25 @@ test("a picture that a prompt names by its path is refused; a word that looks li
   expect(refused.stderr).toMatch(/takes no images: leave .*cat\.png out of the prompt/);
   expect((await ask("What is a cat.png?")).code).toBe(0);
 });
+
+const miniLm = process.env.MILLRACE_TEST_MINILM;
+if (!miniLm)
+  console.warn("SKIPPED: MILLRACE_TEST_MINILM does not name all-MiniLM-L6-v2's folder (npm test fetches it)");
+test.skipIf(!miniLm)("an embedding model prints its vector, and is planned as what it is", async () => {
+  const vector = async (...args: string[]) => JSON.parse((await run(["run", miniLm!, ...args])).stdout) as number[];
+  const whole = await vector("This is an example sentence");
+  expect(whole).toHaveLength(384);
+  expect(whole[0]).toBeCloseTo(0.067657, 4);
+  expect(await vector("--dimensions", "3", "hello")).toHaveLength(3);
+  const long = "word ".repeat(600);
+  expect(await vector(long)).toHaveLength(384);
+  expect(await run(["run", miniLm!, "--truncate=false", long])).toMatchObject({ code: 1, stdout: "" });
+  const plan = JSON.parse((await run(["plan", miniLm!, "--json", "--device", "reference"])).stdout);
+  expect(plan).toMatchObject({ fits: true, contextLength: 512, embeddingLength: 384 });
+  expect(plan.memory.weights).toBeGreaterThan(80e6);
+});
+
+test("--format takes a file that holds a JSON schema, and nothing else that a file may hold", async () => {
+  const refused = await run(["run", tiny, "--format", tiny, "Hi"]);
+  expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining("holds no JSON schema") });
+});

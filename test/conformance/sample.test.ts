@@ -15,21 +15,21 @@ const vocabSize = 1003;
 const width = 32;
 
 /** Token i's logits are column i of the head: token ids are rows of an identity. */
-function compile(device: Device, head: (id: number, column: number) => number): Promise<Program> {
+function compile(device: Device, head: (id: number, column: number) => number, vocab = vocabSize): Promise<Program> {
   const weights = new MemoryWeights();
-  const b = new PlanBuilder(vocabSize);
+  const b = new PlanBuilder(vocab);
   const cells = <T>(rows: number, f: (r: number, c: number) => T) =>
     Array.from({ length: rows * width }, (_, i) => f(Math.floor(i / width), i % width));
   const identity = weights.floats(
     "table",
-    [vocabSize, width],
-    cells(vocabSize, (r, c) => (r === c ? 1 : 0)),
+    [vocab, width],
+    cells(vocab, (r, c) => (r === c ? 1 : 0)),
   );
-  const table = b.weight("table", [vocabSize, width], [identity]);
+  const table = b.weight("table", [vocab, width], [identity]);
   const all = b.apply(embed, "x", { ids: b.input("tokenIds"), weight: table }, { scale: 1 });
   const x = b.apply(gatherRows, "rows", { x: all, rows: b.input("sampleRows") }, {});
-  const values = weights.floats("head", [vocabSize, width], cells(vocabSize, head));
-  const weight = b.weight("head", [vocabSize, width], [values]);
+  const values = weights.floats("head", [vocab, width], cells(vocab, head));
+  const weight = b.weight("head", [vocab, width], [values]);
   b.node(sample, "sample", { logits: b.apply(logits, "logits", { x, weight }, { scale: 1 }) }, {});
   return device.compile(b.finish(), weights, limits, { dump: true });
 }
@@ -116,6 +116,41 @@ await describeDevices(
           truth.topLogprobs.forEach((value, i) => {
             expect(result.topLogprobs[row * 4 + i]).toBeCloseTo(value, 4);
           });
+        });
+      }
+      await program.close();
+    });
+
+    test("vocabularies of several stretches: peaked, flat and with many equals", async () => {
+      const vocab = 20_011;
+      const random = seededRandom(2);
+      // Column 0 is peaked, 1 nearly flat, 2 of a few different values.
+      const head = (_: number, column: number) => {
+        const x = random.normal();
+        return column === 0 ? 3 * x : column === 1 ? 0.05 * x : column === 2 ? Math.round(2 * x) : 0;
+      };
+      const program = await compile(device, head, vocab);
+      const pages = new PageKeeper(program).take(1);
+      const settings: SlotSettings[] = [
+        { temperature: 1 },
+        { temperature: 1, minP: 0.02 },
+        { temperature: 0.8, topP: 0.9 },
+        { temperature: 1, topK: 50 },
+        { temperature: 1, topK: 7000, topP: 0.95 },
+        { temperature: 1.3, topK: 200, topP: 0.7, minP: 0.01 },
+        { temperature: 0.01, topP: 0.999 },
+      ].map((one, seed) => ({ ...one, seed }));
+      for (let round = 0; round < 6; round++) {
+        const parts = settings.map((_, slot) => ({ slot, tokens: [round % 3], kvStart: 0, pages }));
+        const slots = updates(settings.map((one, slot) => [slot, one] as const));
+        const rowPositions = Int32Array.from(settings, (_, s) => 50 * round + s);
+        const batch = { ...batchOf(parts, { updates: slots }), rowPositions };
+        const { tokens } = await program.run(batch).result;
+        const { data } = await program.dump("logits");
+        settings.forEach((one, row) => {
+          const own = data.subarray(row * vocab, (row + 1) * vocab) as Float32Array;
+          const truth = sampleRow(own, requestOf(one, batch, row));
+          expect(tokens[row], `${JSON.stringify(one)}, round ${round}`).toBe(truth.token);
         });
       }
       await program.close();

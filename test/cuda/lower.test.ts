@@ -74,7 +74,7 @@ describe.each([{ dump: false }, { dump: true }])("keeping every tensor: $dump", 
       for (const bucket of shapes) {
         const { first, forward } = lowered.lowering;
         const launches: Launch[] = [...first, ...forward].flatMap((make) => [...make(bucket)]);
-        launches.push(...tail.launches(step, memory, memory, bucket.rows, -1));
+        launches.push(...tail.launches(step, memory, memory, { rows: bucket.rows, wave: -1, draws: true }));
         for (const { kernel, args, block, grid } of launches) {
           expect(block <= 1024 && grid.every(Number.isInteger), kernel).toBe(true);
           const parameters = kernels.get(kernel);

@@ -13,6 +13,14 @@ describe("prompt lookup", () => {
     expect(propose(new PromptLookup(), [1, 2])).toEqual([]);
   });
 
+  test("of several times the one counts before which the texts agree longest", () => {
+    const text = [4, 5, 1, 2, 3, 10, 11, 12, 6, 1, 2, 3, 20, 21, 4, 5, 1, 2, 3];
+    expect(propose(new PromptLookup(), text, 3)).toEqual([10, 11, 12]);
+    expect(propose(new PromptLookup(), [0, ...text.slice(1, -5), 6, 1, 2, 3], 2)).toEqual([20, 21]);
+    const long = Array.from({ length: 3000 }, (_, i) => i);
+    expect(propose(new PromptLookup(), [...long, ...long.slice(0, 40)], 3)).toEqual([40, 41, 42]);
+  });
+
   test("it goes on with the text as it grows", () => {
     const lookup = new PromptLookup();
     const text = [5, 6, 7, 8, 9];

@@ -89,9 +89,36 @@ describe("a caller's grammar", () => {
     ["another language (Lark)", 'start: "a" | "b"', /must begin with name ::=|cannot stand here/],
     ["tokens by their number", "root ::= <[100]>", /"<" cannot stand here/],
     ["a text without end", 'root ::= "a', /has no end/],
+    ["too large bounds", 'root ::= "a"{5} "b"{2,5000}', /bounds go up to 1000/],
+    ["bounds out of order", 'root ::= "b"{7,5}', /out of order/],
     ["too long a grammar", `root ::= "${"a".repeat(100_000)}"`, /at most 100000/],
   ])("is refused: %s", (_what, grammar, message) => {
     expect(() => formatGrammar({ kind: "grammar", grammar })).toThrow(message);
+  });
+
+  it.each([
+    [70, 101],
+    [0, 64],
+    [33, 33],
+    [0, 40],
+    [5, 6],
+    [600, 1000],
+  ])("counts %i to %i exactly, in a grammar and in a pattern", async (min, max) => {
+    const grammar = { kind: "grammar", grammar: `root ::= "<" ("a" | "b"){${min},${max}} ">"` } as const;
+    const pattern = { kind: "regex", pattern: `<[ab]{${min},${max}}>` } as const;
+    for (const format of [grammar, pattern]) {
+      const of = (count: number) => takenBy(w, format, `<${"a".repeat(count)}>`);
+      expect([await of(min), await of(max), await of(Math.floor((min + max) / 2))]).toEqual([
+        "whole",
+        "whole",
+        "whole",
+      ]);
+      expect(await of(max + 1)).toBe("refused");
+      if (min > 0) expect(await of(min - 1)).toBe("refused");
+    }
+    const atLeast = { kind: "regex", pattern: `<a{${min},}>` } as const;
+    expect(await takenBy(w, atLeast, `<${"a".repeat(max + 50)}>`)).toBe("whole");
+    if (min > 0) expect(await takenBy(w, atLeast, `<${"a".repeat(min - 1)}>`)).toBe("refused");
   });
 
   it("rules that repeat behind something are no left recursion", async () => {

@@ -116,3 +116,21 @@ test("a token that was not allowed ends the choice in an error", async () => {
   await ready(constraint);
   expect(constraint.failure?.message).toMatch(/does not allow/);
 });
+
+test("a choice that takes too long to follow ends in an error of its caller's, and others go on", async () => {
+  const hasty = new GrammarHost({ path, vocabSize, patienceMs: 1000 });
+  const usual = host;
+  host = hasty;
+  const many = hasty.open(grammar('root ::= (("x"* "x"*)* "x"*)* "y"'));
+  const other = hasty.open(grammar("root ::= [a-z]*"));
+  for (let i = 0; i < 3000 && many.failure === undefined; i++) {
+    many.accept(idOf("x"));
+    other.accept(idOf("x"));
+    await ready(many);
+  }
+  expect(many.failure).toMatchObject({ status: 400, code: "grammar_too_slow" });
+  expect(await allowed(other)).toContain(idOf("x"));
+  expect(other.failure).toBeUndefined();
+  await hasty.close();
+  host = usual;
+});

@@ -120,10 +120,14 @@ describe("loading", () => {
     lease.release();
     expect((await longer).model.session.limits.contextLength).toBe(128);
     expect(world.log).toEqual(["+a1", "-a1", "+a1"]);
-    // More than the model has is the session's to refuse; less than it has is enough.
-    await world.models.acquire("a1", { contextLength: 1000 });
-    await world.models.acquire("a1", { contextLength: 10 });
+    // Less than it has is enough; more than the model was made for is as much as that, once.
+    (await world.models.acquire("a1", { contextLength: 10 })).release();
     expect(world.log.length).toBe(3);
+    (await longer).release();
+    const longest = await world.models.acquire("a1", { contextLength: 1000 });
+    expect(longest.model.session.limits.contextLength).toBe(256);
+    (await world.models.acquire("a1", { contextLength: 1000 })).release();
+    expect(world.log.length).toBe(5);
   });
 });
 

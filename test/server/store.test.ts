@@ -237,6 +237,13 @@ describe("a server over the store", () => {
     const { rendered_template } = (rendered as never as { _debug_info: { rendered_template: string } })._debug_info;
     expect(rendered_template).toContain("You are brief.|Ahoy|Arr!|Hi|");
 
+    // More context than the model was made for is as much as it was made for.
+    await ollama.create({ model: "wide", from: "tiny", parameters: { num_ctx: 1_000_000 } });
+    expect((await ollama.generate({ model: "wide", prompt: "" })).done_reason).toBe("load");
+    const wide = (await ollama.ps()).models.find(({ name }) => name === "wide:latest");
+    expect(wide).toMatchObject({ context_length: 512 });
+    expect((await ollama.generate({ model: "wide", prompt: "", keep_alive: 0 })).done_reason).toBe("unload");
+
     const files: Record<string, string> = {};
     for (const name of ["config.json", "model.safetensors"]) {
       const content = readFileSync(join(tiny, name));
@@ -247,7 +254,7 @@ describe("a server over the store", () => {
     expect((await ollama.generate({ model: "uploaded", prompt: "" })).done_reason).toBe("load");
     await expect(ollama.create({ model: "x", from: "nobody-has-this" })).rejects.toThrow(/nobody-has-this/);
     await expect(ollama.push({ model: "nobody" })).rejects.toMatchObject({ status_code: 404 });
-    for (const model of ["brief", "uploaded"]) await ollama.delete({ model });
+    for (const model of ["brief", "uploaded", "wide"]) await ollama.delete({ model });
   });
 
   it("pushes a package to a registry and pulls it back, the same to the digest, with progress on the way", async () => {

@@ -137,6 +137,19 @@ test("a folder's pooling belongs to the package: an embedding model is pooled as
   }
 });
 
+test("the draft model is quantised on its own", async () => {
+  writeTinyLlamaGguf(join(work, "draft.gguf"));
+  const quantizer = async (path: string, quantisation: string, output: string) => {
+    writeFileSync(output, `${readFileSync(path).length} bytes as ${quantisation}`);
+  };
+  const { warnings: _, ...recipe } = parseModelfile("FROM ./tiny.gguf\nDRAFT ./draft.gguf");
+  const request = { ...recipe, folder: work, draftQuantize: "q8_0" };
+  const one = await createPackage(store, "one", request, { quantizer });
+  expect(readFileSync(one.draft!, "utf8")).toMatch(/^\d+ bytes as q8_0$/);
+  expect(readFileSync(one.path).equals(readFileSync(join(work, "tiny.gguf")))).toBe(true);
+  await expect(create("two", "FROM ./tiny.gguf", { draftQuantize: "q8_0" })).rejects.toThrow("no DRAFT to quantise");
+});
+
 test("a retired parameter is read, said and left out", () => {
   const { parameters, warnings } = parseModelfile("FROM a\nPARAMETER mirostat 2\nPARAMETER seed 3");
   expect(parameters).toEqual({ seed: 3 });

@@ -7,7 +7,7 @@ import { check, InternalError, UserError } from "../../base/errors.js";
 import type { HostTensor } from "../../plan/op.js";
 import { adapterSites } from "../../plan/passes/lora.js";
 import type { Plan } from "../../plan/plan.js";
-import { type Batch, SlotInt, type Step, type StepResult, slotInts } from "../batch.js";
+import { type Batch, SlotFloat, SlotInt, type Step, type StepResult, slotFloats, slotInts } from "../batch.js";
 import type { GroupShape } from "../budget.js";
 import { checkAdapter, checkBatch, checkPageIds, checkWeights } from "../check.js";
 import type {
@@ -56,6 +56,8 @@ interface Pending {
   readonly number: number;
   readonly ring: number;
   readonly waves: number;
+  /** Some row is drawn with a temperature. */
+  readonly draws: boolean;
   readonly finish: (result: StepResult | undefined, error?: unknown) => void;
   masks?: Uint32Array;
 }
@@ -77,11 +79,15 @@ export class CudaProgram implements Program {
   private readonly completion: Completion;
   private readonly recorded = new Map<string, Recorded>();
   private readonly counted = new Set<number>();
+  /** Slots with a temperature. */
+  private readonly drawing = new Set<number>();
   private readonly adapters: Adapters;
   /** Filled, as far as was asked for. */
   private readonly adapterSlots = new Set<number>();
   /** Slots that have parameters. */
   private readonly known = new Set<number>();
+  /** Told when each step began and ended on the GPU's clock, in nanoseconds: for measuring. */
+  watch?: (began: bigint, ended: bigint) => void;
   private base = 0;
   private countIds = 0;
   private state: "awake" | "asleep" | "closed" = "awake";
@@ -171,7 +177,8 @@ export class CudaProgram implements Program {
         else reject(error);
       };
       const waves = this.follow(batch);
-      pending = { batch, number, ring: number % (limits.depth + 1), waves, finish };
+      const draws = batch.slots.some((slot) => this.drawing.has(slot));
+      pending = { batch, number, ring: number % (limits.depth + 1), waves, draws, finish };
     });
     const step = pending!;
     this.inOrder(() => this.execute(step));
@@ -187,6 +194,8 @@ export class CudaProgram implements Program {
     for (const [u, slot] of updates.slots.entries()) {
       if (updates.ints[u * slotInts + SlotInt.counts] === 1) this.counted.add(slot);
       else this.counted.delete(slot);
+      if (updates.floats[u * slotFloats + SlotFloat.temperature] > 0) this.drawing.add(slot);
+      else this.drawing.delete(slot);
     }
     return sampleWaves({ updates, ...batch }, this.counted, new Int32Array(batch.rows.length));
   }
@@ -197,7 +206,10 @@ export class CudaProgram implements Program {
       this.begin(step);
       const bucket = bucketOf(step.batch, this.parts.limits);
       if (step.batch.maskedRows.length === 0 && step.waves === 1) {
-        this.play(`step ${key(bucket)}`, bucket.decode, () => [...this.forward(bucket), ...this.tail(bucket, -1)]);
+        this.play(`step ${key(bucket)} ${step.draws}`, bucket.decode, () => [
+          ...this.forward(bucket),
+          ...this.tail(bucket, step.draws),
+        ]);
         this.launched(step);
         return;
       }
@@ -226,8 +238,9 @@ export class CudaProgram implements Program {
     const bucket = bucketOf(step.batch, limits);
     for (let wave = 0; wave < step.waves; wave++) {
       const last = wave === step.waves - 1;
-      this.play(`sample ${bucket.rows} ${step.waves > 1 ? wave : -1} ${last}`, false, () => {
-        const launches = this.tail(bucket, step.waves > 1 ? wave : -1);
+      const own = step.waves > 1 ? wave : -1;
+      this.play(`sample ${bucket.rows} ${own} ${last} ${step.draws}`, false, () => {
+        const launches = this.tail(bucket, step.draws, own);
         return last ? launches : launches.slice(0, -1);
       });
     }
@@ -238,6 +251,11 @@ export class CudaProgram implements Program {
     const { batch, ring, number } = step;
     this.lastSizes = { tokens: batch.tokens.length, rows: batch.rows.length };
     this.completion.add(ring, number, (error) => {
+      if (error === undefined && this.watch) {
+        const { buffer, byteOffset } = this.flags.bytes;
+        const [began, ended] = new BigUint64Array(buffer, byteOffset + 64 * ring + 8, 2);
+        this.watch(began, ended);
+      }
       if (error === undefined) step.finish(this.parts.tail.read(batch, this.results, ring));
       else step.finish(undefined, error);
     });
@@ -298,8 +316,8 @@ export class CudaProgram implements Program {
     return [...lowering.first, ...lowering.forward].flatMap((lowered) => lowered(bucket));
   }
 
-  private tail(bucket: Bucket, wave: number): Launch[] {
-    return this.parts.tail.launches(this.parts.step, this.results, this.flags, bucket.rows, wave);
+  private tail({ rows }: Bucket, draws: boolean, wave = -1): Launch[] {
+    return this.parts.tail.launches(this.parts.step, this.results, this.flags, { rows, wave, draws });
   }
 
   private play(name: string, graph: boolean, make: () => Launch[]): void {
@@ -327,7 +345,7 @@ export class CudaProgram implements Program {
     await this.run(batch).result;
     const { cuda, limits } = this.parts;
     const bucket = bucketOf(batch, limits);
-    const all = [...this.forward(bucket), ...this.tail(bucket, -1)];
+    const all = [...this.forward(bucket), ...this.tail(bucket, true)];
     const sequence = new Sequence(
       cuda,
       all.filter(({ kernel, grid }) => wanted(kernel) && grid.every((n) => n > 0)),

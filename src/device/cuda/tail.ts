@@ -11,7 +11,9 @@ import { mostTop, type StepMemory } from "./step.js";
 /** Ids of a block of mr_logits. */
 const stretch = 4096;
 /** Bytes of struct Shared in sample.cu, rounded up. */
-const sampleShared = 26 << 10;
+const sampleShared = 34 << 10;
+/** Bytes of struct Spread there. */
+const spreadBytes = 3072;
 
 export class Tail {
   /** [slots, vocab] */
@@ -21,6 +23,7 @@ export class Tail {
   readonly resultWords: number;
   private readonly adjusted: PlannedArea;
   private readonly partials: PlannedArea;
+  private readonly spreads: PlannedArea;
   private readonly maxTop: number;
   private readonly stretches: number;
 
@@ -39,10 +42,16 @@ export class Tail {
     this.masks = workspace.add(4 * rows * Math.ceil(vocab / 32));
     this.adjusted = workspace.add(4 * rows * vocab);
     this.partials = workspace.add(32 * rows * this.stretches);
+    this.spreads = workspace.add(spreadBytes * rows);
   }
 
-  /** wave −1: all rows. */
-  launches(step: StepMemory, results: HostMemory, flags: HostMemory, rows: number, wave: number): Launch[] {
+  /** wave −1: all rows. draws: not all of them take the best token. */
+  launches(
+    step: StepMemory,
+    results: HostMemory,
+    flags: HostMemory,
+    { rows, wave, draws }: { rows: number; wave: number; draws: boolean },
+  ): Launch[] {
     const { logits } = this;
     const end: Launch = {
       kernel: "mr_end",
@@ -55,9 +64,10 @@ export class Tail {
     if (!logits || rows === 0) return [end];
     const bytes = this.parameters(step, results, logits);
     const args = [{ bytes }, { i32: wave }];
-    const grid = [this.stretches, rows, 1] as const;
+    const stretches = { grid: [this.stretches, rows, 1], block: 256, sharedBytes: 0, args, dependent: true } as const;
     return [
-      { kernel: "mr_logits", grid, block: 256, sharedBytes: 0, args, dependent: true },
+      { kernel: "mr_logits", ...stretches },
+      ...(draws ? [{ kernel: "mr_spread", ...stretches }] : []),
       { kernel: "mr_sample", grid: [rows, 1, 1], block: 1024, sharedBytes: sampleShared, args, dependent: true },
       end,
     ];
@@ -101,7 +111,7 @@ export class Tail {
       ...[this.partials, step.slotFloats, step.slotInts, step.lastToken, this.counts].map(({ address }) => address),
       ...[arrays.rowSlot, arrays.targets, arrays.rowPositions, arrays.waves].map(({ address }) => address),
       ...[arrays.rowMask, arrays.biasStart, arrays.biasIds, arrays.biasValues].map(({ address }) => address),
-      ...[this.masks.address, BigInt(results.address)],
+      ...[this.masks.address, BigInt(results.address), this.spreads.address],
     ];
     const numbers = [this.resultWords, this.vocab, this.stretches, this.limits.maxRows, this.maxTop];
     const bytes = new Uint8Array(8 * pointers.length + 4 * numbers.length + 12);

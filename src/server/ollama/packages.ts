@@ -69,6 +69,7 @@ export function create(store: Store, name: string, body: CreateRequest, signal: 
     ...(parameters === undefined ? {} : { parameters: parametersOf(parameters) }),
     ...(messages === undefined ? {} : { messages: messages.map(({ role, content = "" }) => ({ role, content })) }),
     ...(quantize ? { quantize } : {}),
+    ...(body.draft_quantize ? { draftQuantize: body.draft_quantize } : {}),
     renderer: body.renderer,
     parser: body.parser,
     requires: body.requires,

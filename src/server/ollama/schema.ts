@@ -14,8 +14,7 @@ const texts = (description: string) => Type.Union([Type.String(), Type.Array(Typ
 const named = { model: text(), name: text() };
 
 const images = Type.Optional(
-  Type.Array(Type.Unknown(), {
-    maxItems: 0,
+  Type.Union([Type.Null(), Type.Array(Type.Unknown(), { maxItems: 0 })], {
     description: "empty (this server takes no images; other values are not supported)",
   }),
 );
@@ -171,7 +170,7 @@ export const CreateBody = strict({
   messages: Type.Optional(Type.Array(Message, { description: "a list of messages" })),
   quantize: text(),
   quantization: text(),
-  draft_quantize: onlyEmpty(),
+  draft_quantize: text(),
   renderer: text(),
   parser: text(),
   requires: text(),

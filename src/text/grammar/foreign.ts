@@ -4,8 +4,10 @@
 import { UserError } from "../../base/errors.js";
 import { type CharSet, charClass, complement, literal, type Rules, union } from "./ebnf.js";
 import { leftRecursive, type Piece } from "./recursion.js";
+import { repeated } from "./repeat.js";
 
 const longest = 100_000;
+const largestBound = 1000;
 const escapes: Readonly<Record<string, number>> = { n: 10, r: 13, t: 9, "0": 0 };
 
 interface Token extends Omit<Piece, "kind"> {
@@ -41,11 +43,10 @@ export function foreignRule(rules: Rules, grammar: string, param = "format"): st
   }
   const names = new Map([...bodies.keys()].map((name) => [name, rules.fresh(`own_${name}`)]));
   for (const [name, parts] of bodies) {
-    let text = "";
-    for (const { kind, text: part, at } of parts) {
-      if (kind === "name" && !names.has(part)) fail(at, `the rule ${part} is not defined`);
-      text += (kind === "postfix" || text === "" ? "" : " ") + (kind === "name" ? names.get(part) : part);
+    for (const { kind, text, at } of parts) {
+      if (kind === "name" && !names.has(text)) fail(at, `the rule ${text} is not defined`);
     }
+    const text = written(rules, parts, names, fail);
     if (text === "") fail(0, `the rule ${name} is empty`);
     rules.define(names.get(name)!, text);
   }
@@ -53,6 +54,39 @@ export function foreignRule(rules: Rules, grammar: string, param = "format"): st
 }
 
 type Fail = (at: number, what: string) => never;
+
+/** A rule's body with its bounds written out. */
+function written(
+  rules: Rules,
+  parts: readonly (Piece & { readonly at: number })[],
+  names: ReadonlyMap<string, string>,
+  fail: Fail,
+): string {
+  let text = "";
+  /** Where the last part begins, and where those brackets do that are open. */
+  let last = 0;
+  const open: number[] = [];
+  for (const { kind, text: part, at } of parts) {
+    const bounds = kind === "postfix" ? /^\{(\d+)(,?)(\d*)\}$/.exec(part) : null;
+    if (bounds) {
+      const min = Number(bounds[1]);
+      const max = bounds[3] !== "" ? Number(bounds[3]) : bounds[2] === "" ? min : Number.POSITIVE_INFINITY;
+      if (max < min) fail(at, "the bounds are out of order");
+      if (min > largestBound || (Number.isFinite(max) && max > largestBound))
+        fail(at, `bounds go up to ${largestBound}`);
+      const times = repeated(rules, text.slice(last), min, max);
+      text = text.slice(0, last) + (times.includes(" ") ? `(${times})` : times);
+    } else if (kind === "postfix") text += part;
+    else {
+      if (text !== "") text += " ";
+      if (part !== ")") last = text.length;
+      if (part === "(") open.push(text.length);
+      if (part === ")") last = open.pop() ?? 0;
+      text += kind === "name" ? names.get(part) : part;
+    }
+  }
+  return text;
+}
 
 function scan(grammar: string, fail: Fail): Token[] {
   const tokens: Token[] = [];

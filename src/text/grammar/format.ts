@@ -46,7 +46,7 @@ function textRule(rules: Rules, format: Exclude<OutputFormat, { kind: "structura
     case "schema":
       return schemaRule(rules, format.schema, { param, strict: format.strict });
     case "regex":
-      return rules.rule("answer", patternBody(format.pattern, { param }));
+      return rules.rule("answer", patternBody(rules, format.pattern, { param }));
     case "choice":
       return rules.rule("answer", choiceBody(format.choices, param));
     case "grammar":

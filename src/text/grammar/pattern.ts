@@ -3,8 +3,9 @@
 // but ASCII's white space, and . all but line feed and carriage return. Refuses by name what is not regular or not supported: lookaround, backreferences, \b, \p{…},
 // and bounds so large that the grammar would be.
 import { UserError } from "../../base/errors.js";
-import { type CharSet, charClass, complement, literal, textual, union, without } from "./ebnf.js";
+import { type CharSet, charClass, complement, literal, type Rules, textual, union, without } from "./ebnf.js";
 import { escaped, plainStringSet } from "./json.js";
+import { repeated } from "./repeat.js";
 
 const longestPattern = 2000;
 const largestBound = 1000;
@@ -63,8 +64,8 @@ export interface PatternOptions {
   readonly param?: string;
 }
 
-/** The pattern as a rule's body. Throws UserError with the place of what is not supported. */
-export function patternBody(pattern: string, options: PatternOptions = {}): string {
+/** The pattern as a rule's body, beside rules that it adds. Throws UserError with the place of what is not supported. */
+export function patternBody(rules: Rules, pattern: string, options: PatternOptions = {}): string {
   const param = options.param ?? "format";
   const fail: Fail = (at, what) => {
     throw new UserError(`The pattern ${JSON.stringify(shortened(pattern))} at position ${at}: ${what}.`, {
@@ -76,7 +77,7 @@ export function patternBody(pattern: string, options: PatternOptions = {}): stri
   const tree = new Parser(pattern, fail).parse();
   if (sizeOf(tree) > largestSize) fail(0, "its bounds multiply to a grammar that is too large; use smaller ones");
   const whole = anchored(tree, options.anywhere ?? false, fail);
-  const body = write(whole, options.json ?? false);
+  const body = write(rules, whole, options.json ?? false);
   if (body === undefined) fail(0, "no text can match it");
   return body as string;
 }
@@ -265,25 +266,24 @@ function hasAnchor(node: Node): boolean {
 }
 
 /** undefined: nothing can match. */
-function write(node: Node, json: boolean): string | undefined {
+function write(rules: Rules, node: Node, json: boolean): string | undefined {
   switch (node.kind) {
     case "set":
       return json ? jsonSet(node.set) : charClass(node.set);
     case "sequence": {
-      const parts = node.parts.map((part) => write(part, json));
+      const parts = node.parts.map((part) => write(rules, part, json));
       if (parts.includes(undefined)) return undefined;
       return parts.length === 0 ? '""' : parts.join(" ");
     }
     case "either": {
-      const parts = node.parts.map((part) => write(part, json)).filter((part) => part !== undefined);
+      const parts = node.parts.map((part) => write(rules, part, json)).filter((part) => part !== undefined);
       return parts.length === 0 ? undefined : `(${parts.join(" | ")})`;
     }
     case "repeat": {
       const { min, max } = node;
-      const part = write(node.part, json);
+      const part = write(rules, node.part, json);
       if (part === undefined) return min === 0 ? '""' : undefined;
-      if (max === 0) return '""';
-      return `(${part})${sign(min, max)}`;
+      return repeated(rules, `(${part})`, min, max);
     }
     default:
       return '""';
@@ -298,9 +298,4 @@ function jsonSet(set: CharSet): string | undefined {
     for (const code of [0x22, 0x5c]) if (code >= from && code <= to) ways.push(literal(escaped(code)));
   }
   return ways.length === 0 ? undefined : `(${ways.join(" | ")})`;
-}
-
-function sign(min: number, max: number): string {
-  if (max === Number.POSITIVE_INFINITY) return ["*", "+"][min] ?? `{${min},}`;
-  return min === 0 && max === 1 ? "?" : `{${min},${max}}`;
 }

@@ -18,6 +18,7 @@ import {
 } from "./json.js";
 import { patternBody } from "./pattern.js";
 import { integerRange, numberRange } from "./range.js";
+import { repeated } from "./repeat.js";
 
 export interface SchemaOptions {
   /** The field of the request that holds the schema: for errors. */
@@ -373,11 +374,10 @@ class Compiler {
     const used = parts.slice(0, max);
     const left = max - used.length;
     const least = Math.max(0, min - used.length);
-    const bound = (from: number, to: number) => (to === Number.POSITIVE_INFINITY ? `{${from},}` : `{${from},${to}}`);
-    let after = item === undefined || left === 0 ? '""' : `(", " ${item})${bound(least, left)}`;
+    const more = (from: number, to: number) => repeated(this.rules, `(", " ${item})`, from, to);
+    let after = item === undefined || left === 0 ? '""' : more(least, left);
     if (used.length === 0) {
-      const first =
-        item === undefined || max === 0 ? '""' : `${item} (", " ${item})${bound(Math.max(0, min - 1), max - 1)}`;
+      const first = item === undefined || max === 0 ? '""' : `${item} ${more(Math.max(0, min - 1), max - 1)}`;
       return this.rules.rule("array", min === 0 ? `"[" (${first})? "]"` : `"[" ${first} "]"`);
     }
     for (let i = used.length - 1; i > 0; i--) {
@@ -397,13 +397,13 @@ class Compiler {
     const bounded = min > 0 || max !== Number.POSITIVE_INFINITY;
     if (typeof s.pattern === "string") {
       if (bounded) this.refuse(path, "has both a pattern and a length; write the length into the pattern");
-      const body = patternBody(s.pattern, { json: true, anywhere: true, param: this.param });
+      const body = patternBody(this.rules, s.pattern, { json: true, anywhere: true, param: this.param });
       return this.rules.rule("pattern", `"\\"" ${body} "\\""`);
     }
     if (s.pattern !== undefined) this.refuse(path, "has a pattern that is no text", "invalid_schema");
     const known = typeof s.format === "string" && Object.hasOwn(formats, s.format) ? formats[s.format] : undefined;
     if (known !== undefined && !bounded)
-      return this.rules.rule("format", `"\\"" ${patternBody(known, { json: true })} "\\""`);
+      return this.rules.rule("format", `"\\"" ${patternBody(this.rules, known, { json: true })} "\\""`);
     if (known !== undefined) this.refuse(path, "has both a format and a length, which is not supported");
     if (!bounded) return anyString(this.rules);
     // A bound that no answer comes near is none: its grammar would be large for nothing.

@@ -6,6 +6,7 @@ import { UserError } from "../../base/errors.js";
 import type { Rules } from "./ebnf.js";
 import { foreignRule } from "./foreign.js";
 import { patternBody } from "./pattern.js";
+import { repeated } from "./repeat.js";
 import { schemaRule } from "./schema.js";
 
 /** How fixed text and the marks that end free text are written: control tokens are not spelled as text. */
@@ -125,7 +126,7 @@ class Writer {
       case "json_schema":
         return `${schemaRule(rules, this.schema(format, at), { param })} ${end}`;
       case "regex":
-        return `(${patternBody(this.text(format.pattern, `${at}.pattern`), { param })}) ${end}`;
+        return `(${patternBody(this.rules, this.text(format.pattern, `${at}.pattern`), { param })}) ${end}`;
       case "grammar":
         return `${foreignRule(rules, this.text(format.grammar, `${at}.grammar`), param)} ${end}`;
       case "any_text":
@@ -265,10 +266,9 @@ class Writer {
     };
     const min = count(format.min ?? 0, "min");
     const endless = format.max === undefined || format.max === null || format.max === -1;
-    if (endless) return `${inner}{${min},}`;
-    const max = count(format.max, "max");
+    const max = endless ? Number.POSITIVE_INFINITY : count(format.max, "max");
     if (max < min) this.fail(at, "has max below min");
-    return max === 0 ? '""' : `${inner}{${min},${max}}`;
+    return repeated(this.rules, inner, min, max);
   }
 
   /** Text in which `tags` (a dispatch's) may come, to the end. */
