@@ -1,18 +1,11 @@
 // Owns: what is done to each token or row by itself: norms, sums, activations, rope, writing keys and values, gathering rows.
 // Rows of activations are bf16 or f32, said by a flag; arithmetic is f32.
-#include "common.cuh"
+#include "heads.cuh"
 
 namespace {
 
 using namespace mr;
 
-__device__ __forceinline__ float get(const void* p, int wide, int64_t i) {
-  return wide ? static_cast<const float*>(p)[i] : load(static_cast<const bf16*>(p) + i);
-}
-__device__ __forceinline__ void put(void* p, int wide, int64_t i, float x) {
-  if (wide) static_cast<float*>(p)[i] = x;
-  else store(static_cast<bf16*>(p) + i, x);
-}
 __device__ __forceinline__ float4 get4(const void* p, int wide, int64_t i) {
   return wide ? load4(static_cast<const float*>(p) + i) : load4(static_cast<const bf16*>(p) + i);
 }
@@ -22,25 +15,6 @@ __device__ __forceinline__ void put4(void* p, int wide, int64_t i, float4 x) {
 }
 
 __device__ __forceinline__ int count(const StepInfo* info, int rows) { return rows ? info->rows : info->tokens; }
-
-// What a layer's keys and values need: see KvPlace in launch.ts.
-struct Kv {
-  uint8_t *k, *v;
-  int64_t page_bytes;
-  const int *start, *first, *ids;  // the group's page table
-  int type;                        // 0 f32, 1 f16, 2 bf16
-};
-constexpr int page_tokens = 64;
-
-__device__ __forceinline__ void put_kv(uint8_t* p, int type, int64_t i, float x) {
-  if (type == 0) reinterpret_cast<float*>(p)[i] = x;
-  else if (type == 1) reinterpret_cast<__half*>(p)[i] = __float2half_rn(x);
-  else store(reinterpret_cast<bf16*>(p) + i, x);
-}
-
-__device__ __forceinline__ int64_t page_of(const Kv& kv, int sequence, int position) {
-  return kv.page_bytes * kv.ids[kv.start[sequence] + position / page_tokens - kv.first[sequence]];
-}
 
 }  // namespace
 
@@ -178,47 +152,15 @@ extern "C" __global__ void mr_rope_table(const StepInfo* info, const int* positi
   table[i] = make_float2(float(cosine * magnitude), float(sine * magnitude));
 }
 
-namespace {
-
-// A warp turns one head: values from `x` (wide or not), normed where `norm` is there, to `to(i, value)`.
-template <class To>
-__device__ __forceinline__ void turn_head(const void* x, int wide, int64_t at, int d, int rotary, int interleaved,
-                                          const float2* turns, const float* norm, float eps, To to) {
-  const int lane = threadIdx.x & 31, half = rotary / 2;
-  float scale = 1;
-  if (norm) {
-    float squares = 0;
-    for (int i = lane; i < d; i += 32) {
-      const float z = get(x, wide, at + i);
-      squares += z * z;
-    }
-    scale = rsqrtf(warp_sum(squares) / d + eps);
-  }
-  const auto value = [&](int i) {
-    const float z = get(x, wide, at + i);
-    return norm ? z * scale * norm[i] : z;
-  };
-  for (int i = lane; i < half; i += 32) {
-    const int first = interleaved ? 2 * i : i, second = interleaved ? 2 * i + 1 : i + half;
-    const float a = value(first), b = value(second);
-    const float2 turn = turns[i];
-    to(first, a * turn.x - b * turn.y);
-    to(second, b * turn.x + a * turn.y);
-  }
-  for (int i = rotary + lane; i < d; i += 32) to(i, value(i));
-}
-
-}  // namespace
-
 extern "C" __global__ void mr_rope(const StepInfo* info, const void* x, int x_wide, void* y, int y_wide, int heads, int d,
                                    int rotary, int interleaved, const float2* table) {
   wait();
   release();
-  const int t = blockIdx.x, h = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32;
+  const int t = blockIdx.x, h = blockIdx.y * (blockDim.x / head_lanes) + threadIdx.x / head_lanes;
   if (t >= info->tokens || h >= heads) return;
   const int64_t at = (int64_t(t) * heads + h) * d;
-  turn_head(x, x_wide, at, d, rotary, interleaved, table + int64_t(t) * (rotary / 2), nullptr, 0.0f,
-            [&](int i, float z) { put(y, y_wide, at + i, z); });
+  const Turn turn{d, rotary, interleaved, table + int64_t(t) * (rotary / 2)};
+  turn_head(x, x_wide, at, turn, nullptr, 0.0f, [&](int i, float z) { put(y, y_wide, at + i, z); });
 }
 
 extern "C" __global__ void mr_cache_write(const StepInfo* info, const int* positions, const int* sequences, const void* k,
@@ -237,13 +179,14 @@ extern "C" __global__ void mr_cache_write(const StepInfo* info, const int* posit
     put_kv(kv.v + page, type, row * v_d + i, get(v, v_wide, (int64_t(t) * heads + h) * v_d + i));
 }
 
-// qkvRopeCache: a warp a head of q, k or v. The step's arrays were there before the first launch of the step.
+// qkvRopeCache: head_lanes lanes a head of q, k or v. The step's arrays were there before the first launch of the step.
 extern "C" __global__ void mr_qkv(const StepInfo* info, const int* positions, const int* sequences, const void* qkv,
                                   int wide, void* q, int q_wide, int heads, int kv_heads, int d, int v_d, int rotary,
                                   int interleaved, const float2* table, const float* q_norm, const float* k_norm, float eps,
                                   uint8_t* kp, uint8_t* vp, int64_t page_bytes, const int* start, const int* first,
                                   const int* ids, int type) {
-  const int t = blockIdx.x, h = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x & 31;
+  const int t = blockIdx.x, h = blockIdx.y * (blockDim.x / head_lanes) + threadIdx.x / head_lanes;
+  const int lane = threadIdx.x % head_lanes;
   const bool there = t < info->tokens && h < heads + 2 * kv_heads;
   const Kv kv{kp, vp, page_bytes, start, first, ids, type};
   const int position = there ? positions[t] : 0;
@@ -252,21 +195,20 @@ extern "C" __global__ void mr_qkv(const StepInfo* info, const int* positions, co
   release();
   if (!there) return;
   const int64_t width = int64_t(heads + kv_heads) * d + int64_t(kv_heads) * v_d, row = t * width;
-  const float2* turns = table + int64_t(t) * (rotary / 2);
+  const Turn turn{d, rotary, interleaved, table + int64_t(t) * (rotary / 2)};
   if (h < heads) {
     const int64_t at = (int64_t(t) * heads + h) * d;
-    turn_head(qkv, wide, row + int64_t(h) * d, d, rotary, interleaved, turns, q_norm, eps,
-              [&](int i, float z) { put(q, q_wide, at + i, z); });
+    turn_head(qkv, wide, row + int64_t(h) * d, turn, q_norm, eps, [&](int i, float z) { put(q, q_wide, at + i, z); });
     return;
   }
   const int within = position % page_tokens;
   if (h < heads + kv_heads) {
     const int64_t to = (int64_t(h - heads) * page_tokens + within) * d;
-    turn_head(qkv, wide, row + int64_t(h) * d, d, rotary, interleaved, turns, k_norm, eps,
+    turn_head(qkv, wide, row + int64_t(h) * d, turn, k_norm, eps,
               [&](int i, float z) { put_kv(kv.k + page, type, to + i, z); });
     return;
   }
   const int g = h - heads - kv_heads;
   const int64_t from = row + int64_t(heads + kv_heads) * d + int64_t(g) * v_d, to = (int64_t(g) * page_tokens + within) * v_d;
-  for (int i = lane; i < v_d; i += 32) put_kv(kv.v + page, type, to + i, get(qkv, wide, from + i));
+  for (int i = lane; i < v_d; i += head_lanes) put_kv(kv.v + page, type, to + i, get(qkv, wide, from + i));
 }

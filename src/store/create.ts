@@ -8,7 +8,16 @@ import { adopt, blobPath, diskFailure, hasBlob, partialPath, sha256OfFile } from
 import { describeModel } from "./describe.js";
 import { isFolderFile } from "./hub.js";
 import { Hold } from "./keep.js";
-import { configType, type Descriptor, encodeManifest, hexOf, layerType, manifestType, titled } from "./manifest.js";
+import {
+  configType,
+  type Descriptor,
+  encodeManifest,
+  hexOf,
+  layerType,
+  manifestType,
+  titled,
+  titleOf,
+} from "./manifest.js";
 import { atLine, type Recipe } from "./modelfile.js";
 import { isPathSpelling, parsePackageName } from "./names.js";
 import { configBlob, fileLayer, linkModel, modelKey, type Package, type PackageConfig } from "./package.js";
@@ -172,7 +181,11 @@ class Creation {
   }
 
   private async fromFiles(layers: readonly Descriptor[]): Promise<Base> {
+    const models = layers.filter(({ mediaType }) => mediaType === layerType.model).map((layer) => titleOf(layer) ?? "");
     if (layers.length === 0) throw new UserError("there is no model among the files");
+    if (models.length > 1 && !models.every((name) => splitPattern.test(name))) {
+      throw new UserError(`a package has one model; these are several: ${models.join(", ")}`);
+    }
     await this.hold.add(modelKey(layers));
     this.options.report?.status?.("parsing GGUF");
     return { layers, config: await describeModel(linkModel(this.store.folder, layers)) };
@@ -194,7 +207,7 @@ class Creation {
   private async modelLayer(file: { name: string; sha256: string; bytes: number }): Promise<Descriptor> {
     const layer = fileLayer(file);
     if (layer.mediaType !== layerType.model) return layer;
-    if (/-\d{5}-of-\d{5}\.gguf$/.test(file.name)) return layer;
+    if (splitPattern.test(file.name)) return layer;
     await this.hold.add(modelKey([layer]));
     const { family } = await describeModel(linkModel(this.store.folder, [layer]));
     return family === "clip" ? { ...layer, mediaType: layerType.projector } : layer;
@@ -350,12 +363,15 @@ function absolute(path: string, folder: string): string {
   return isAbsolute(expanded) ? expanded : resolve(folder, expanded);
 }
 
+/** A part of a split GGUF: what all parts are called, and how many there are. */
+const splitPattern = /^(.*)-\d{5}-of-(\d{5})\.gguf$/;
+
 /** All parts of a split GGUF, by name. */
 function partsOf(path: string): string[] {
-  const split = /^(.*)-\d{5}-of-(\d{5})\.gguf$/.exec(basename(path));
+  const split = splitPattern.exec(basename(path));
   if (split === null) return [basename(path)];
   const parts = readdirSync(dirname(path)).filter((name) => {
-    const other = /^(.*)-\d{5}-of-(\d{5})\.gguf$/.exec(name);
+    const other = splitPattern.exec(name);
     return other?.[1] === split[1] && other[2] === split[2];
   });
   return parts.sort();

@@ -1,11 +1,13 @@
-// What only a device with a queue can get wrong: graphs against single launches, and steps that start before the host has
-// seen the last one's tokens. The same tokens and logprobs to the bit.
-import { expect, test } from "vitest";
+// What only this device can get wrong: graphs against single launches, steps that start before the host has seen the last
+// one's tokens, and steps of one token a sequence against those that have prompts beside. The same tokens and logprobs to
+// the bit.
+import { describe, expect, test } from "vitest";
 import { CudaDevice } from "../../src/device/cuda/device.js";
 import { whyNoCuda } from "../../src/device/cuda/native.js";
 import type { Program } from "../../src/device/device.js";
 import { modelConfig } from "../../src/model/config.js";
 import { decoderPlan } from "../../src/model/decoder.js";
+import { randomCheckpoint } from "../../src/model/random.js";
 import { fuse } from "../../src/plan/passes/fuse.js";
 import { batchOf, limits, PageKeeper, type Part, updates } from "../support/batch.js";
 import { openTiny } from "../support/golden.js";
@@ -56,4 +58,74 @@ test.skipIf(absent !== undefined)("graphs and single launches, one step in fligh
   expect(await answers(single, 2)).toEqual(truth);
   await graphs.close();
   await single.close();
+});
+
+const heads = { num_hidden_layers: 2, intermediate_size: 256, vocab_size: 512, max_position_embeddings: 512 };
+const llama = { model_type: "llama", hidden_act: "silu", rms_norm_eps: 1e-5, rope_theta: 10_000, ...heads };
+const configs: Readonly<Record<string, object>> = {
+  "64 (9 on 3)": { ...llama, hidden_size: 576, num_attention_heads: 9, num_key_value_heads: 3 },
+  "96 (4 on 4)": { ...llama, hidden_size: 384, num_attention_heads: 4, num_key_value_heads: 4 },
+  "128 (8 on 2)": { ...llama, hidden_size: 1024, num_attention_heads: 8, num_key_value_heads: 2 },
+  "128 with norms": {
+    ...llama,
+    ...{ model_type: "qwen3", hidden_size: 512, num_attention_heads: 20, num_key_value_heads: 1, head_dim: 128 },
+  },
+  "256 with a window": {
+    ...{
+      model_type: "gemma3_text",
+      hidden_activation: "gelu_pytorch_tanh",
+      rms_norm_eps: 1e-6,
+      rope_theta: 1e6,
+      ...heads,
+    },
+    ...{ hidden_size: 512, num_attention_heads: 4, num_key_value_heads: 1, head_dim: 256, query_pre_attn_scalar: 256 },
+    ...{ rope_local_base_freq: 10_000, sliding_window: 80, layer_types: ["sliding_attention", "full_attention"] },
+  },
+};
+
+/** Logprobs of steps of one token for each of `beside` sequences; mixed: in steps that also have a sequence of two tokens. */
+async function stepped(program: Program, beside: number, mixed: boolean): Promise<number[]> {
+  const keeper = new PageKeeper(program);
+  const prompts = Array.from({ length: beside }, (_, s) =>
+    Array.from({ length: 61 + 30 * s }, (_, t) => 3 + ((7 * s + t) % 500)),
+  );
+  const pages = prompts.map((prompt) => keeper.take(prompt.length + 8));
+  const other = keeper.take(32);
+  for (const [s, tokens] of prompts.entries()) {
+    const settings = updates([[s, {}], ...(s === 0 ? [[beside, {}] as const] : [])]);
+    await program.run(batchOf([{ slot: s, tokens, kvStart: 0, pages: pages[s] }], { updates: settings })).result;
+  }
+  const out: number[] = [];
+  for (let n = 0; n < 6; n++) {
+    const parts: Part[] = prompts.map((prompt, s) => ({
+      ...{ slot: s, tokens: [5 + n], kvStart: prompt.length + n, pages: pages[s], targets: [9] },
+    }));
+    if (mixed) parts.push({ slot: beside, tokens: [1, 2], kvStart: 2 * n, pages: other });
+    const { logprobs } = await program.run(batchOf(parts)).result;
+    out.push(...logprobs.subarray(0, beside));
+  }
+  return out;
+}
+
+const cases = Object.entries(configs).flatMap(([name, config]) =>
+  (["f16", "bf16"] as const).map((kv) => ({ name, config, kv })),
+);
+
+describe.skipIf(absent !== undefined).each(cases)("heads of $name, $kv", ({ config, kv }) => {
+  test("one token a sequence, alone or beside a prompt: the same bits", async () => {
+    const device = new CudaDevice(0, {});
+    const about = { config: config as Record<string, unknown>, quantisation: "bf16" as const, seed: 7, name: "heads" };
+    const checkpoint = randomCheckpoint(about);
+    const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), device.info.ops);
+    for (const beside of [1, 3, 6]) {
+      const program = await device.compile(plan, checkpoint, { ...limits, kvDtype: kv }, { dump: false });
+      const mixed = await stepped(program, beside, true);
+      expect(await stepped(program, beside, false), `${beside} at once`).toEqual(mixed);
+      expect(
+        mixed.filter((value) => !(value < 0)),
+        "logprobs",
+      ).toHaveLength(0);
+      await program.close();
+    }
+  });
 });

@@ -119,8 +119,10 @@ test.each([
   ["FROM ./tiny.gguf\nDRAFT ./none.gguf", /^Modelfile, line 2: there is no file or folder/],
   ['FROM ./tiny.gguf\nTEMPLATE {{ block "a" . }}{{ end }}', /^Modelfile, line 2: the template's line 1: /],
   ["FROM ./tiny.gguf\nFROM ./text.gguf", /^Modelfile, line 2: /],
+  ["FROM ./tiny.gguf\nFROM ./second.gguf", /^Modelfile, line 1: a package has one model; .*tiny\.gguf, second\.gguf/],
 ])("what %j asks for and cannot be had is told with its line", async (text, message) => {
   writeFileSync(join(work, "text.gguf"), "no model");
+  writeTinyLlamaGguf(join(work, "second.gguf"), { seed: 2 });
   await expect(create("one", text)).rejects.toThrow(message);
   expect(store.list()).toEqual([]);
 });

@@ -132,7 +132,7 @@ const handlers: Readonly<Record<string, Handler>> = {
         ...[{ i32: p.numHeads }, { i32: p.headDim }, { i32: p.rotaryDim }, { i32: p.interleaved ? 1 : 0 }],
         { ptr: table.address },
       ];
-      const grid = [tokens, Math.ceil(p.numHeads / 4), 1] as const;
+      const grid = [tokens, Math.ceil(p.numHeads / blockHeads), 1] as const;
       return [{ kernel: "mr_rope", grid, block: 128, sharedBytes: 0, args, dependent: true }];
     });
   },
@@ -167,7 +167,7 @@ const handlers: Readonly<Record<string, Handler>> = {
         ...[{ ptr: norms[0]() }, { ptr: norms[1]() }, { f32: p.normEps }],
         ...this.kvArgs(kv),
       ];
-      const grid = [tokens, Math.ceil((p.numHeads + 2 * kv.numKvHeads) / 4), 1] as const;
+      const grid = [tokens, Math.ceil((p.numHeads + 2 * kv.numKvHeads) / blockHeads), 1] as const;
       return [{ kernel: "mr_qkv", grid, block: 128, sharedBytes: 0, args, dependent: true }];
     });
   },
@@ -339,6 +339,9 @@ class Builder extends Lowering {
     ];
   }
 }
+
+/** Heads of one token that a block of 128 threads turns: by head_lanes of heads.cuh. */
+const blockHeads = 8;
 
 function rowsFlag(place: Place): { i32: number } {
   return { i32: place.rows ? 1 : 0 };
