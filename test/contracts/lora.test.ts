@@ -92,6 +92,18 @@ await describeDevices("adapters", (device, _arithmetic, kept) => {
     same(await generate(tiny.program, prompt, 8), base);
   });
 
+  test("an adapter and what its slot was told outlive sleep", async () => {
+    const { program, plan } = await compileTiny(device, "llama-mha", {}, withAdapters);
+    await program.loadAdapter(1, adapterFor(plan));
+    const before = await generate(program, prompt, 1, { adapter: 1 });
+    await program.sleep();
+    await program.wake();
+    const pages = new PageKeeper(program).take(prompt.length);
+    await program.run(batchOf([{ slot: 0, tokens: prompt, kvStart: 0, pages }])).result;
+    expect((await program.dump("logits")).data).toEqual(before.logits);
+    await program.close();
+  });
+
   test("sequences with and without the adapter in one step do not touch each other", async () => {
     const { program, plan } = await compileTiny(device, "llama-mha", {}, withAdapters);
     await program.loadAdapter(0, adapterFor(plan));

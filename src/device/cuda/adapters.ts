@@ -40,16 +40,6 @@ export class Adapters {
     if (old) this.cuda.free(old.address);
   }
 
-  has(slot: number): boolean {
-    return this.loaded.has(slot);
-  }
-
-  /** After the workspace was cleared. */
-  restore(): void {
-    for (const slot of this.loaded.keys()) this.write(slot);
-    this.cuda.synchronize();
-  }
-
   close(): void {
     for (const { address } of this.loaded.values()) this.cuda.free(address);
     this.loaded.clear();

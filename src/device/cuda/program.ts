@@ -123,20 +123,25 @@ export class CudaProgram implements Program {
     this.adapters = new Adapters(cuda, parts.lowered.lowering.adapterTable);
   }
 
-  /** Workspace, weights, and last the pages: what loading takes for a while is free again by then. */
+  /** Workspace (once: it holds what slots were told), weights, and last the pages: what loading takes for a while is free
+   *  again by then. */
   private async load(options: CompileOptions): Promise<void> {
-    const { cuda, workspace, memory, lowered, weights } = this.parts;
+    const { cuda, weights } = this.parts;
     checkWeights(this.parts.plan, this.source.tensors);
-    this.base ||= cuda.alloc(memory.workspace);
+    if (!this.base) this.layOut();
+    await weights.load(cuda, this.source, options);
+    this.pages.allocate();
+    cuda.synchronize();
+  }
+
+  private layOut(): void {
+    const { cuda, workspace, memory, lowered } = this.parts;
+    this.base = cuda.alloc(memory.workspace);
     workspace.base = BigInt(this.base);
     cuda.fill(this.base, 0, memory.workspace);
     for (const { area, bytes } of lowered.lowering.constants) {
       cuda.toDevice(Number(area.address), cuda.addressOf(bytes), bytes.length);
     }
-    this.adapters.restore();
-    await weights.load(cuda, this.source, options);
-    this.pages.allocate();
-    cuda.synchronize();
   }
 
   get lost(): boolean {
