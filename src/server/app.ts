@@ -15,6 +15,7 @@ import { auditTo } from "./audit.js";
 import { checkBinding } from "./auth.js";
 import { batchRoutes } from "./batches.js";
 import { Budgets } from "./budgets.js";
+import { docsRoutes } from "./docs.js";
 import { healthRoutes } from "./health.js";
 import { createHttp } from "./http.js";
 import { type ApiKey, plainKey } from "./keys.js";
@@ -99,10 +100,7 @@ export async function listen(
   if (settings.traces !== undefined) {
     await traceTo(app, settings.traces === true ? undefined : settings.traces, version());
   }
-  const routes: string[] = [];
-  app.addHook("onRoute", ({ method, url }) => {
-    for (const one of [method].flat()) routes.push(`${one} ${url}`);
-  });
+  const routes = docsRoutes(app);
   const silent = silentConnections(app);
   const draining = new AbortController();
   const closing = new AbortController();
@@ -138,7 +136,7 @@ export async function listen(
   return {
     url: `${settings.tls === undefined ? "http" : "https"}://${name}:${port}`,
     port,
-    routes,
+    routes: routes.map(({ method, url }) => `${method} ${url}`),
     close: () => (closed ??= close(app, { silent, open, draining, closing }, settings.drainMs)),
   };
 }

@@ -7,8 +7,8 @@ import { UserError } from "../base/errors.js";
 import { recognise } from "./inner.js";
 import { type ApiKey, digestOf, type Scope } from "./keys.js";
 
-/** Paths that need no key: a load balancer asks them. */
-const open = new Set(["/health", "/ping", "/ready"]);
+/** Paths that need no key: what a load balancer asks, and what tells a newcomer how to ask. */
+const open = new Set(["/health", "/ping", "/ready", "/docs", "/openapi.json", "/api-doc/openapi.json"]);
 
 /** Throws UserError where the address is reachable from outside and no key is set. */
 export function checkBinding(host: string, apiKeys: readonly string[], keys: readonly ApiKey[] = []): void {

@@ -151,8 +151,9 @@ it("asks for a key on every route but those that are listed as public", async ()
     }
     await answer.arrayBuffer();
   }
-  const watched = ["/health", "/ping", "/ready"];
-  expect([...open].sort()).toEqual(watched.flatMap((path) => [`GET ${path}`, `HEAD ${path}`]).sort());
+  const watched = ["/health", "/ping", "/ready"].flatMap((path) => [`GET ${path}`, `HEAD ${path}`]);
+  const described = ["GET /docs", "GET /openapi.json", "GET /api-doc/openapi.json"];
+  expect([...open].sort()).toEqual([...watched, ...described].sort());
 });
 
 it("talks to no host that a caller with a key names, unless it was told of it", () => {
