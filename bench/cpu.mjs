@@ -49,19 +49,25 @@ const peer = (tool) => {
   return path;
 };
 
-/** tokens/s by test, from llama-bench's own JSON: pp (prompt) and tg (generation). */
-function peerLatency(file) {
-  const { threads, prompt, generate } = flags;
-  const args = ["-m", file, "-t", threads, "-p", prompt, "-n", generate, "-fa", "1", "-r", "1", "-o", "json"];
-  const text = run(peer("llama-bench"), [...args, ...flags["peer-flag"]]);
+/** The rate of llama-bench's one test, from its own JSON. */
+function peerRate(file, ...test) {
+  const args = ["-m", file, "-t", flags.threads, "-fa", "1", "-r", "1", "-o", "json", ...test, ...flags["peer-flag"]];
+  const text = run(peer("llama-bench"), args);
   // ik_llama.cpp writes lines of its own before the list.
-  const rows = JSON.parse(text.slice(text.search(/^\[/m)));
-  const speed = (test) => rows.find(test).avg_ts;
-  const promptTokensPerSecond = speed((row) => row.n_prompt > 0 && row.n_gen === 0);
+  return JSON.parse(text.slice(text.search(/^\[/m)))[0].avg_ts;
+}
+
+/** As millrace's: the generation follows the prompt. The two spell that differently. */
+function peerLatency(file) {
+  const { prompt, generate } = flags;
+  const after = spawnSync(peer("llama-bench"), ["--help"], { encoding: "utf8" }).stdout.includes("--n-depth")
+    ? ["-p", "0", "-n", generate, "-d", prompt]
+    : ["-p", "0", "-n", "0", "-gp", `${prompt},${generate}`];
+  const promptTokensPerSecond = peerRate(file, "-p", prompt, "-n", "0");
   return {
     promptTokensPerSecond,
-    generationTokensPerSecond: speed((row) => row.n_prompt === 0 && row.n_gen > 0),
-    ttftMs: (1000 * Number(flags.prompt)) / promptTokensPerSecond,
+    generationTokensPerSecond: peerRate(file, ...after),
+    ttftMs: (1000 * Number(prompt)) / promptTokensPerSecond,
   };
 }
 
@@ -158,7 +164,7 @@ const git = (...args) => {
   return status === 0 ? stdout.trim() : undefined;
 };
 const commit = git("rev-parse", "HEAD");
-const dirty = git("status", "--porcelain") !== "";
+const dirty = Boolean(git("status", "--porcelain"));
 const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 const { prompt, generate, requests } = flags;
 const report = {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 #include <algorithm>
-#include "linear_stream.cuh"
+#include "linear_one.cuh"
 
 extern "C" {
 __global__ void mr_linear_pack(int, const uint8_t*, int64_t, int64_t, int, const int*, int, int, uint8_t*);
@@ -18,7 +18,8 @@ __global__ void mr_linear_widen(int, const uint8_t*, int, uint8_t*);
 #define STREAM(NAME)                                                                                                        \
   __global__ void NAME(const mr::bf16*, int, void*, int, int, const float*, const int*, int, int, int, int, int, int, float*, int*, \
                        int, const uint8_t*, int, int, const uint8_t*, int, int, const uint8_t*, int, int, const uint8_t*, int, int);
-STREAM(mr_linear_1)
+__global__ void mr_linear_1(const mr::bf16*, int, void*, int, int, const float*, const int*, int, int, int, const float*, int, float, const float*,
+                            mr::bf16*, float*, int, const uint8_t*, int, int, const uint8_t*, int, int, const uint8_t*, int, int, const uint8_t*, int, int);
 STREAM(mr_linear_8)
 STREAM(mr_linear_16)
 STREAM(mr_linear_32)
@@ -208,6 +209,26 @@ static void run_stream(K kernel, const Call& c) {
          c.epilogue, int(mr::silu), rows, splits, wk, each, c.partial, c.tickets, int(c.segments.size()), a.data, a.type, a.rows, b.data, b.type,
          b.rows, d.data, d.type, d.rows, e.data, e.type, e.rows);
 }
+// norm: sums of squares of x, and how many; next: what is left for the next norm.
+struct Norm {
+  const float* squares;
+  int count;
+  const float* weight;
+  bf16* next;
+  float* next_squares;
+};
+static void run_one(const Call& c, const Norm& norm = {}) {
+  int groups = 0;
+  if (c.epilogue == mr::gated_y) groups = (c.y_width + 15) / 16;
+  else for (auto& s : c.segments) groups += (s.rows + 15) / 16;
+  const int shared = 8 * 9216;
+  CHECK(cudaFuncSetAttribute(mr_linear_1, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  const auto seg = [&](int i) { return i < int(c.segments.size()) ? c.segments[i] : Weight{0, 0, 0, nullptr, {}}; };
+  const Weight a = seg(0), b = seg(1), d = seg(2), e = seg(3);
+  launch(mr_linear_1, dim3(groups), 256, shared, c.x, c.segments[0].cols, c.y, c.y_f32, c.y_width, c.bias, c.count, c.epilogue, int(mr::silu),
+         c.epilogue == mr::gated_y ? c.y_width : 0, norm.squares, norm.count, 1e-5f, norm.weight, norm.next, norm.next_squares,
+         int(c.segments.size()), a.data, a.type, a.rows, b.data, b.type, b.rows, d.data, d.type, d.rows, e.data, e.type, e.rows);
+}
 template <class K>
 static void run_gemm(K kernel, int BM, int BN, int stages, const Call& c, const std::vector<Weight>& weights, bool late) {
   const bool gated = c.epilogue == mr::gated_y;
@@ -227,7 +248,7 @@ static void run_gemm(K kernel, int BM, int BN, int stages, const Call& c, const 
 // tile: 1 … 64 tokens a pass: streaming; 1000 + BN: wgmma with tiles of BN rows.
 static uint8_t* wide;
 static void run(const Call& c, int tile) {
-  if (tile == 1) return run_stream<1>(mr_linear_1, c);
+  if (tile == 1) return run_one(c);
   if (tile == 8) return run_stream<8>(mr_linear_8, c);
   if (tile == 16) return run_stream<16>(mr_linear_16, c);
   if (tile == 32) return run_stream<32>(mr_linear_32, c);
@@ -333,12 +354,54 @@ static void check(const std::vector<Weight>& segments, int epilogue, bool with_b
   for (void* p : {(void*)dx, (void*)dw, (void*)db, (void*)dref, (void*)count, (void*)partial, (void*)tickets}) CHECK(cudaFree(p));
 }
 
+// Two products with a norm between them, the second in every format.
+static void check_norm(int type) {
+  const int d = 1024, rows = 200;
+  Weight first = make(mr::BF16, d, 512, false), second = make(type, rows, d, false);
+  std::vector<bf16> x(512);
+  std::vector<float> y(d), weight(d), bias(rows);
+  for (auto& v : x) v = __float2bfloat16(uniform());
+  for (auto& v : y) v = uniform() * 30;
+  for (auto& v : weight) v = 1 + uniform();
+  for (auto& v : bias) v = uniform();
+  std::vector<double> row(d);
+  double squares = 0;
+  for (int r = 0; r < d; r++) {
+    row[r] = y[r];
+    for (int k = 0; k < 512; k++) row[r] += double(__bfloat162float(x[k])) * first.host[int64_t(r) * 512 + k];
+    squares += row[r] * row[r];
+  }
+  bf16 *dx = upload(x), *next;
+  float *dy = upload(y), *dw = upload(weight), *db = upload(bias), *sums, *out;
+  CHECK(cudaMalloc(&next, d * 2));
+  CHECK(cudaMalloc(&sums, d / 16 * 4));
+  CHECK(cudaMalloc(&out, rows * 4));
+  int* count = upload(std::vector<int>{1});
+  run_one({{first}, dx, dy, 1, d, nullptr, count, mr::add_y, 1, nullptr, nullptr}, {nullptr, 0, dw, next, sums});
+  run_one({{second}, next, out, 1, rows, db, count, mr::store_y, 1, nullptr, nullptr}, {sums, d / 16});
+  CHECK(cudaDeviceSynchronize());
+  std::vector<float> got(rows);
+  CHECK(cudaMemcpy(got.data(), out, rows * 4, cudaMemcpyDeviceToHost));
+  double error = 0, norm = 0;
+  for (int r = 0; r < rows; r++) {
+    double want = 0;
+    for (int k = 0; k < d; k++) want += row[k] / std::sqrt(squares / d + 1e-5) * weight[k] * second.host[int64_t(r) * d + k];
+    want += bias[r];
+    error += (got[r] - want) * (got[r] - want), norm += want * want;
+  }
+  error = std::sqrt(error / norm);
+  checks++;
+  if (!(error < 4e-3)) failures++, printf("{\"check\":\"norm\",\"type\":\"%s\",\"error\":%g}\n", names[type], error);
+  for (void* p : {(void*)first.data, (void*)second.data, (void*)dx, (void*)next, (void*)dy, (void*)dw, (void*)db, (void*)sums, (void*)out, (void*)count}) CHECK(cudaFree(p));
+}
+
 static void check_streams(bool small) {
   const double tight = 2e-6, rounded = 4e-3;
   const std::vector<int> streams{8, 16, 32, 64}, gemms{1064, 1128, 1256};
   for (int type = 0; type <= mr::Q6_K; type++) {
     const int multiple = block_values(type) == 1 ? 8 : block_values(type);
     const double wide_bound = type == mr::BF16 ? tight : rounded;
+    check_norm(type);
     for (auto [rows, cols] : std::vector<std::pair<int, int>>{{48, 256}, {200, multiple * 3}, {1040, 1024}}) {
       if (small && rows > 200) continue;
       Weight w = make(type, rows, cols, true), up = make(type, rows, cols, false);

@@ -1,4 +1,4 @@
-// Owns: the streaming products of one token.
-#include "linear_stream.cuh"
+// Owns: the products of one token.
+#include "linear_one.cuh"
 
-MR_LINEAR(mr_linear_1, 1, 3)
+MR_LINEAR_ONE(mr_linear_1, 3)

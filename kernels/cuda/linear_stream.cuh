@@ -1,13 +1,13 @@
 // Owns: y = x · Wᵀ for up to 64 tokens a pass, every format: the weights stream once from memory through a ring of
 // cp.async private to each warp, become bf16 fragments in registers and meet the tokens on the tensor cores, W being their
-// A operand (16 rows), the tokens the B operand (8 a fragment). linear_1.cu … linear_64.cu are its instances.
+// A operand (16 rows), the tokens the B operand (8 a fragment). linear_8.cu … linear_64.cu are its instances.
 //
 // Codes enter the products as exact small integers and the scale multiplies the f32 sum of its 32 (or 16) values, so
 // nothing of a weight is rounded. F16 and F32 weights are split into two and three bf16 whose sum they are.
 //
 // The order of a sum is fixed by the matrix alone: k is cut into slices (splits × wk), each summed along k; the slices of
-// one block are added in order, then the blocks' sums in order. Never does the number of tokens enter: the instances for 8 and
-// more tokens give the same bits. That for one token adds the sub-blocks of Q4_K, Q5_K and Q6_K in another order.
+// one block are added in order, then the blocks' sums in order. Never does the number of tokens enter: the instances give the
+// same bits.
 //
 //   block = 8 warps = wr rows of warps × wk slices of k; a warp holds RT tiles of 16 rows and 8·NT tokens
 //   gated: the first half of the rows of warps holds gate tiles, the second the up tiles of the same outputs
@@ -45,14 +45,14 @@ struct LinearTask {
 // T: tokens a pass. Few tokens' x comes along with the weights, more through the L1 cache.
 template <int T>
 struct Shape {
-  static constexpr int tokens = T, NT = T < 8 ? 1 : T / 8, RT = T <= 8 ? 1 : 2;
-  static constexpr int ring = T == 1 ? 8704 : T == 8 ? 11264 : 13824;
-  static constexpr int scales = T == 1 ? 0 : RT * 16 * 72;  // a warp's table of scales
+  static constexpr int tokens = T, NT = T / 8, RT = T <= 8 ? 1 : 2;
+  static constexpr int ring = T == 8 ? 11264 : 13824;
+  static constexpr int scales = RT * 16 * 72;  // a warp's table of scales
   static constexpr int warp_bytes = ring + scales;
   // Whether a warp brings x along: eight tokens of a super-block would leave no room for the weights.
-  static constexpr bool own_x(int k) { return T == 1 || (T == 8 && k <= 64); }
+  static constexpr bool own_x(int k) { return T == 8 && k <= 64; }
   // Bytes of a token's k values in the ring: rows an odd number of half lines apart, so that fragments meet no bank twice.
-  static constexpr int x_row(int k) { return T == 1 || k == 32 ? 2 * k : 2 * k + 64; }
+  static constexpr int x_row(int k) { return k == 32 ? 2 * k : 2 * k + 64; }
 };
 
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -74,6 +74,12 @@ __device__ __forceinline__ void arrived() {
 __device__ __forceinline__ uint32_t bf16_pair(float low, float high) {
   const __nv_bfloat162 p = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&p);
+}
+// (bits & mask) | others: one instruction, where the compiler makes two of two constants.
+__device__ __forceinline__ uint32_t picked(uint32_t bits, uint32_t mask, uint32_t others) {
+  uint32_t out;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(bits), "r"(mask), "r"(others));
+  return out;
 }
 // Codes 128 + q as a pair of bf16, less their zero.
 __device__ __forceinline__ uint32_t centred(uint32_t pair, uint32_t zero) {
@@ -171,7 +177,7 @@ struct Fragments {
         for (int p = 0; p < 2; p++) {
           // 128 + the low seven bits, less 128, or less 256 where the sign bit is set.
           const uint32_t w = words[i] >> (8 * p);
-          a[0][i >> 1][p * 2 + (i & 1)] = centred((w & 0x007f007fu) | 0x43004300u, (w & 0x00800080u) | 0x43004300u);
+          a[0][i >> 1][p * 2 + (i & 1)] = centred(picked(w, 0x007f007fu, 0x43004300u), picked(w, 0x00800080u, 0x43004300u));
         }
       }
     } else {
@@ -190,9 +196,9 @@ struct Fragments {
       for (int half = 0; half < 2; half++) {
 #pragma unroll
         for (int p = 0; p < 4; p++) {
-          uint32_t pair = (words[half] >> (4 * p) & 0x000f000fu) | 0x43004300u;
-          if (L::bits == 6) pair |= (p < 2 ? plane[half] << (4 - 2 * p) : plane[half] >> (2 * p - 4)) & 0x00300030u;
-          if (L::bits == 5) pair |= (plane[half] << (4 - p)) & 0x00100010u;
+          uint32_t pair = picked(words[half] >> (4 * p), 0x000f000fu, 0x43004300u);
+          if (L::bits == 6) pair = picked(p < 2 ? plane[half] << (4 - 2 * p) : plane[half] >> (2 * p - 4), 0x00300030u, pair);
+          if (L::bits == 5) pair = picked(plane[half] << (4 - p), 0x00100010u, pair);
           if (!L::has_min) pair = centred(pair, 0x43004300u + L::zero * 0x00010001u);
           a[0][p >> 1][(p & 1) * 2 + half] = pair;
         }
@@ -260,53 +266,6 @@ __device__ __forceinline__ void products(const Fragments<S> (&f)[RT], const floa
   }
 }
 
-// One token meets a whole super-block in one accumulator: its sub-block j is column j of the B operand, so that a lane ends
-// with the sums of sub-blocks it has the scales of. acc[0], acc[2]: the lane's part of rows g and g + 8.
-template <int S>
-__device__ __forceinline__ void one_token(const uint8_t* unit, const uint8_t* x, int lane, float (&acc)[4]) {
-  using L = Format<S>;
-  const int g = lane >> 2, t = lane & 3;
-  const uint4 b = load_own_x<S>(x, 32 * g, t);
-  float first[4] = {0.0f, 0.0f, 0.0f, 0.0f}, second[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-  for (int j = 0; j < 8; j++) {
-    Fragments<S> f;
-    f.load(unit, lane, j);
-    const bool mine = g == j;
-    mma(first, f.a[0][0], mine ? b.x : 0, mine ? b.y : 0);
-    mma(second, f.a[0][1], mine ? b.z : 0, mine ? b.w : 0);
-  }
-  if constexpr (S == Q6_K) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const int row = g + 8 * half;
-      const float d = f16_value(*reinterpret_cast<const uint16_t*>(unit + L::head_at + 256 + row * 2));
-      const uint32_t s = *reinterpret_cast<const uint32_t*>(unit + L::head_at + row * 16 + 4 * t);
-      const auto scale = [&](int i) { return static_cast<float>(static_cast<int8_t>(s >> (8 * i))); };
-      acc[2 * half] += d * (scale(0) * first[2 * half] + scale(1) * second[2 * half] + scale(2) * first[2 * half + 1] + scale(3) * second[2 * half + 1]);
-    }
-  } else {
-    const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
-    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    mma(sums, ones, b.x, b.y);
-    mma(sums, ones, b.z, b.w);
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const uint4 h = *reinterpret_cast<const uint4*>(unit + L::head_at + (g + 8 * half) * 16);
-      const float d = f16_value(h.x & 0xffff), dmin = f16_value(h.x >> 16);
-      float dots = 0.0f, mins = 0.0f;
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        const int j = 2 * t + i;
-        const float scale = static_cast<float>((h.y >> (4 * j) & 15) | (h.w >> (2 * j) & 3) << 4);
-        const float min = static_cast<float>((h.z >> (4 * j) & 15) | (h.w >> (16 + 2 * j) & 3) << 4);
-        dots += scale * (first[2 * half + i] + second[2 * half + i] - 128.0f * sums[i]), mins += min * sums[i];
-      }
-      acc[2 * half] += d * dots - dmin * mins;
-    }
-  }
-}
-
 // Units [u0, u1) of RT neighbouring tiles (w: the first's unit 0; apart: bytes to the second's) into acc; then finish(0).
 // Up to 8 tokens: of `tiles` tiles, `apart` bytes from each other, one after the other, without a break in the loads; from
 // the there-th on, the last again.
@@ -345,7 +304,7 @@ __device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, 
   wait();
   const int count = *task.count, left = count - token0 - g;  // token 8·nt + g of the pass is there where 8·nt < left
   const bool ragged = (task.cols & 7) != 0;
-  const bf16* x = task.x + static_cast<int64_t>(token0 + (T == 1 ? 0 : g)) * task.cols;
+  const bf16* x = task.x + static_cast<int64_t>(token0 + g) * task.cols;
   const auto fetch_x = [&](int u, int slot) {
     if (!own_x) return;
     uint8_t* to = ring + slot * stage + weights;
@@ -370,11 +329,6 @@ __device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, 
   int slot = 0, tile = 0;
   for (int u = u0; tile < tiles; u++) {
     if (u == u1 || u0 == u1) {
-      if constexpr (T == 1 && L::k == 256) {
-        float(&sum)[4] = acc[0][0];
-#pragma unroll
-        for (int o = 1; o < 4; o *= 2) sum[0] += __shfl_xor_sync(0xffffffffu, sum[0], o), sum[2] += __shfl_xor_sync(0xffffffffu, sum[2], o);
-      }
       finish(tile);
       u = u0 - 1, tile++;
       continue;
@@ -389,39 +343,34 @@ __device__ __forceinline__ void stream(const uint8_t* w, int64_t apart, int u0, 
     }
     commit();
     const uint8_t* unit = ring + slot * stage;
-    if constexpr (T == 1 && L::k == 256) {
-      one_token<S>(unit, unit + weights, lane, acc[0][0]);
-    } else {
-      if constexpr (L::k == 256) {
+    if constexpr (L::k == 256) {
 #pragma unroll
-        for (int rt = 0; rt < RT; rt++) tabulate<S>(unit + rt * L::bytes, table + rt * 1152, lane);
-        __syncwarp();
-      }
+      for (int rt = 0; rt < RT; rt++) tabulate<S>(unit + rt * L::bytes, table + rt * 1152, lane);
+      __syncwarp();
+    }
 #pragma unroll(NT < 4 ? 2 : 1)
-      for (int chunk = 0; chunk < L::k / 32; chunk++) {
-        Fragments<S> f[RT];
-        float2 low[RT], high[RT];  // (scale, offset) of rows g and g + 8; Q6_K: scales of both sixteens
+    for (int chunk = 0; chunk < L::k / 32; chunk++) {
+      Fragments<S> f[RT];
+      float2 low[RT], high[RT];  // (scale, offset) of rows g and g + 8; Q6_K: scales of both sixteens
 #pragma unroll
-        for (int rt = 0; rt < RT; rt++) {
-          const uint8_t* own = unit + rt * L::bytes;
-          f[rt].load(own, lane, chunk);
-          if constexpr (L::k == 256) {
-            low[rt] = *reinterpret_cast<const float2*>(table + rt * 1152 + g * 72 + chunk * 8);
-            high[rt] = *reinterpret_cast<const float2*>(table + rt * 1152 + (g + 8) * 72 + chunk * 8);
-          } else if constexpr (!L::floating) {
-            const auto scale = [&](int r, int at) { return f16_value(*reinterpret_cast<const uint16_t*>(own + L::head_at + at + r * 4 + chunk * 2)); };
-            low[rt].x = scale(g, 0), high[rt].x = scale(g + 8, 0);
-            if (L::has_min) low[rt].y = scale(g, 64) - 128.0f * low[rt].x, high[rt].y = scale(g + 8, 64) - 128.0f * high[rt].x;
-          }
+      for (int rt = 0; rt < RT; rt++) {
+        const uint8_t* own = unit + rt * L::bytes;
+        f[rt].load(own, lane, chunk);
+        if constexpr (L::k == 256) {
+          low[rt] = *reinterpret_cast<const float2*>(table + rt * 1152 + g * 72 + chunk * 8);
+          high[rt] = *reinterpret_cast<const float2*>(table + rt * 1152 + (g + 8) * 72 + chunk * 8);
+        } else if constexpr (!L::floating) {
+          const auto scale = [&](int r, int at) { return f16_value(*reinterpret_cast<const uint16_t*>(own + L::head_at + at + r * 4 + chunk * 2)); };
+          low[rt].x = scale(g, 0), high[rt].x = scale(g + 8, 0);
+          if (L::has_min) low[rt].y = scale(g, 64) - 128.0f * low[rt].x, high[rt].y = scale(g + 8, 64) - 128.0f * high[rt].x;
         }
+      }
 #pragma unroll
-        for (int nt = 0; nt < NT; nt++) {
-          uint4 b;
-          if constexpr (T == 1) b = g == 0 ? load_own_x<S>(unit + weights, chunk * 32, t) : make_uint4(0, 0, 0, 0);
-          else if constexpr (own_x) b = load_own_x<S>(unit + weights + g * x_row, chunk * 32, t);
-          else b = load_x<S>(x + nt * next, 8 * nt < left, u * L::k + chunk * 32, t, task.cols, ragged);
-          products<S, RT>(f, low, high, b, acc, nt);
-        }
+      for (int nt = 0; nt < NT; nt++) {
+        uint4 b;
+        if constexpr (own_x) b = load_own_x<S>(unit + weights + g * x_row, chunk * 32, t);
+        else b = load_x<S>(x + nt * next, 8 * nt < left, u * L::k + chunk * 32, t, task.cols, ragged);
+        products<S, RT>(f, low, high, b, acc, nt);
       }
     }
     slot = slot == depth - 1 ? 0 : slot + 1;
@@ -436,7 +385,8 @@ struct Tiles {
 };
 
 // Block b's tiles, `each` to a block; no block straddles segments.
-__device__ __forceinline__ Tiles block_tiles(const LinearTask& task, int b, int each) {
+template <class Task>
+__device__ __forceinline__ Tiles block_tiles(const Task& task, int b, int each) {
   int column = 0;
   Tiles out{task.segments[0], 0, 0};
 #pragma unroll
@@ -512,8 +462,7 @@ __device__ void linear_block(const LinearTask& task, int pass) {
       for (int nt = 0; nt < NT; nt++) {
         float* to = to_sums + my_wk * apart + (nt * 8 + 2 * (lane & 3)) * R + (my_wr * RT + rt) * 16 + (lane >> 2);
         float(&d)[4] = acc[rt][nt];
-        if (T > 1) to[0] = d[0], to[R] = d[1], to[8] = d[2], to[R + 8] = d[3];
-        else if ((lane & 3) == 0) to[0] = d[0], to[8] = d[2];
+        to[0] = d[0], to[R] = d[1], to[8] = d[2], to[R + 8] = d[3];
         d[0] = d[1] = d[2] = d[3] = 0.0f;
       }
     }

@@ -4,7 +4,7 @@
 import { check, FormatError, UserError } from "../base/errors.js";
 import type { TensorInfo } from "../formats/checkpoint.js";
 import type { Plan } from "../plan/plan.js";
-import { type Batch, slotFloats, slotInts } from "./batch.js";
+import { type Batch, SlotInt, slotFloats, slotInts } from "./batch.js";
 import type { AdapterSource, Limits, PageGroup } from "./device.js";
 
 export function checkBatch(batch: Batch, limits: Limits, groups: readonly PageGroup[], vocabSize: number): void {
@@ -121,5 +121,13 @@ export function checkWeights(plan: Plan, tensors: ReadonlyMap<string, TensorInfo
       const want = `${piece.type} [${piece.shape.join(", ")}]`;
       throw new FormatError(`tensor ${piece.name} is ${info.type} [${info.shape.join(", ")}], the plan wants ${want}`);
     }
+  }
+}
+
+/** filled: the slots that hold an adapter. */
+export function checkUpdatedAdapters({ updates }: Batch, filled: ReadonlySet<number>): void {
+  for (let u = 0; u < updates.slots.length; u++) {
+    const adapter = updates.ints[u * slotInts + SlotInt.adapter];
+    check(adapter < 0 || filled.has(adapter), `adapter slot ${adapter} is empty`);
   }
 }

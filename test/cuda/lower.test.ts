@@ -97,3 +97,20 @@ describe.each([{ dump: false }, { dump: true }])("keeping every tensor: $dump", 
     },
   );
 });
+
+/** Norms launched at a step of so many tokens. */
+async function norms(deterministic: boolean, tokens: number): Promise<number> {
+  const checkpoint = await openTiny("llama-gqa-llama3rope");
+  const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), loweredOps);
+  const { lowered, workspace, weights, pools } = planProgram(plan, { ...limits, deterministic }, properties, false);
+  workspace.base = 1n << 40n;
+  weights.lieAt(2 ** 41);
+  pools.fill(1n << 42n);
+  checkpoint.close();
+  const bucket = { tokens, rows: tokens, sequences: tokens, decode: true };
+  return lowered.lowering.forward.flatMap((make) => make(bucket)).filter(({ kernel }) => kernel === "mr_norm").length;
+}
+
+test("at one token the norms between products are theirs; deterministic programs launch them", async () => {
+  expect([await norms(false, 1), await norms(false, 2), await norms(true, 1)]).toEqual([1, 7, 7]);
+});

@@ -15,18 +15,21 @@ import { openTiny } from "../support/golden.js";
 const absent = whyNoCuda();
 if (absent) console.warn(`SKIPPED: programs on a GPU: ${absent}`);
 
-const sequences = 3;
 const steps = 20;
 
-async function compile(graphs: boolean): Promise<Program> {
+async function compile(graphs: boolean, deterministic: boolean): Promise<Program> {
   const device = new CudaDevice(0, { graphs });
   const checkpoint = await openTiny("llama-gqa-llama3rope");
   const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), device.info.ops);
-  return device.compile(plan, checkpoint, limits, { dump: false });
+  return device.compile(plan, checkpoint, { ...limits, deterministic }, { dump: false });
 }
 
 /** Prompts, then an answer drawn token by token; depth 2: a step is launched with tokens that the host does not know yet. */
-async function answers(program: Program, depth: 1 | 2): Promise<{ tokens: number[]; logprobs: number[] }> {
+async function answers(
+  program: Program,
+  sequences: number,
+  depth: 1 | 2,
+): Promise<{ tokens: number[]; logprobs: number[] }> {
   const keeper = new PageKeeper(program);
   const prompts = Array.from({ length: sequences }, (_, s) =>
     Array.from({ length: 5 + 30 * s }, (_, t) => 3 + 7 * s + t),
@@ -49,16 +52,23 @@ async function answers(program: Program, depth: 1 | 2): Promise<{ tokens: number
   return out;
 }
 
-test.skipIf(absent !== undefined)("graphs and single launches, one step in flight and two: the same bits", async () => {
-  const graphs = await compile(true);
-  const truth = await answers(graphs, 1);
-  expect(await answers(graphs, 1)).toEqual(truth);
-  expect(await answers(graphs, 2)).toEqual(truth);
-  const single = await compile(false);
-  expect(await answers(single, 2)).toEqual(truth);
-  await graphs.close();
-  await single.close();
-});
+describe.skipIf(absent !== undefined).each([{ deterministic: true }, { deterministic: false }])(
+  "deterministic: $deterministic",
+  ({ deterministic }) => {
+    test("graphs and single launches, one step in flight and two: the same bits", async () => {
+      const graphs = await compile(true, deterministic);
+      const single = await compile(false, deterministic);
+      for (const sequences of [1, 3]) {
+        const truth = await answers(graphs, sequences, 1);
+        expect(await answers(graphs, sequences, 1)).toEqual(truth);
+        expect(await answers(graphs, sequences, 2)).toEqual(truth);
+        expect(await answers(single, sequences, 2)).toEqual(truth);
+      }
+      await graphs.close();
+      await single.close();
+    });
+  },
+);
 
 const heads = { num_hidden_layers: 2, intermediate_size: 256, vocab_size: 512, max_position_embeddings: 512 };
 const llama = { model_type: "llama", hidden_act: "silu", rms_norm_eps: 1e-5, rope_theta: 10_000, ...heads };
@@ -129,3 +139,24 @@ describe.skipIf(absent !== undefined).each(cases)("heads of $name, $kv", ({ conf
     }
   });
 });
+
+describe
+  .skipIf(absent !== undefined)
+  .each([{ quantisation: "bf16" as const }, { quantisation: "q8_0" as const }, { quantisation: "q4_k_m" as const }])(
+  "one token with $quantisation on cuda",
+  ({ quantisation }) => {
+    test("its logprobs come near those of deterministic programs", async () => {
+      const device = new CudaDevice(0, {});
+      const config = { ...configs["128 (8 on 2)"], intermediate_size: 1536 } as Record<string, unknown>;
+      const checkpoint = randomCheckpoint({ config, quantisation, seed: 7, name: "near" });
+      const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), device.info.ops);
+      const logprobs: number[][] = [];
+      for (const deterministic of [true, false]) {
+        const program = await device.compile(plan, checkpoint, { ...limits, deterministic }, { dump: false });
+        logprobs.push(await stepped(program, 1, false));
+        await program.close();
+      }
+      for (const [i, value] of logprobs[1].entries()) expect(Math.abs(value - logprobs[0][i])).toBeLessThan(0.05);
+    });
+  },
+);

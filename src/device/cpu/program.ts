@@ -5,9 +5,9 @@ import { check, InternalError, UserError } from "../../base/errors.js";
 import type { HostTensor } from "../../plan/op.js";
 import { adapterSites } from "../../plan/passes/lora.js";
 import type { Plan } from "../../plan/plan.js";
-import { type Batch, SlotInt, type Step, type StepResult, slotInts } from "../batch.js";
+import type { Batch, Step, StepResult } from "../batch.js";
 import type { GroupShape } from "../budget.js";
-import { checkAdapter, checkBatch, checkPageIds } from "../check.js";
+import { checkAdapter, checkBatch, checkPageIds, checkUpdatedAdapters } from "../check.js";
 import type {
   AdapterSource,
   CompileOptions,
@@ -18,6 +18,7 @@ import type {
   WeightSource,
 } from "../device.js";
 import { awaitMasks } from "../masks.js";
+import { Turns } from "../turns.js";
 import type { Lowered } from "./lower.js";
 import type { Handle, Native } from "./native.js";
 import type { PlannedWeights } from "./weights.js";
@@ -47,9 +48,7 @@ export class CpuProgram implements Program {
   readonly caches: readonly PageGroup[];
   readonly vocabSize: number;
   private readonly handle: Handle;
-  /** Calls that wait for the masks of `waiting`. */
-  private readonly queue: (() => void)[] = [];
-  private waiting: PendingStep | undefined;
+  private readonly turns = new Turns<PendingStep>();
   private inFlight = 0;
   /** Slots that hold one. */
   private readonly adapters = new Set<number>();
@@ -85,9 +84,7 @@ export class CpuProgram implements Program {
     check(this.state === "awake", `the program is ${this.state}`);
     check(this.inFlight < limits.depth, `${this.inFlight} steps are in flight, the limit is ${limits.depth}`);
     checkBatch(batch, limits, this.caches, this.vocabSize);
-    for (const adapter of updatedAdapters(batch)) {
-      check(adapter < 0 || this.adapters.has(adapter), `adapter slot ${adapter} is empty`);
-    }
+    checkUpdatedAdapters(batch, this.adapters);
     this.inFlight++;
     let step: PendingStep | undefined;
     const result = new Promise<StepResult>((resolve, reject) => {
@@ -103,17 +100,17 @@ export class CpuProgram implements Program {
       step = { batch, out, finish };
     });
     const pending = step!;
-    this.inOrder(() => this.execute(pending));
+    this.turns.take(() => this.execute(pending));
     const masks = awaitMasks(batch, this.vocabSize, (bits) => {
       pending.masks = bits;
-      this.released(pending);
+      this.turns.resume(pending, () => this.sampleMasked(pending));
     });
     return { result, setMasks: masks.set };
   }
 
   encode(batch: Batch): Promise<Float32Array> {
     checkBatch(batch, this.parts.limits, this.caches, this.vocabSize);
-    return this.whenReached(() => {
+    return this.turns.reach(() => {
       check(this.state === "awake", `the program is ${this.state}`);
       this.forward(batch);
       const { native, plan, lowered } = this.parts;
@@ -122,33 +119,6 @@ export class CpuProgram implements Program {
       const data = new Float32Array(batch.tokens.length * width);
       native.readWorkspace(this.handle, area.offset, data, data.length);
       return data;
-    });
-  }
-
-  /** Its masks are there. */
-  private released(step: PendingStep): void {
-    if (this.waiting !== step) return;
-    this.waiting = undefined;
-    this.sampleMasked(step);
-    while (this.queue.length > 0 && !this.waiting) this.queue.shift()!();
-  }
-
-  /** At once where nothing waits, else after it. */
-  private inOrder(work: () => void): void {
-    if (this.waiting) this.queue.push(work);
-    else work();
-  }
-
-  private whenReached<T>(work: () => T | Promise<T>): Promise<T> {
-    return new Promise((resolve, reject) => {
-      this.inOrder(() => {
-        try {
-          check(this.state !== "closed", "the program is closed");
-          resolve(work());
-        } catch (error) {
-          reject(error);
-        }
-      });
     });
   }
 
@@ -169,7 +139,7 @@ export class CpuProgram implements Program {
     );
     if (masked.size === 0) step.finish();
     else if (step.masks) this.sampleMasked(step);
-    else this.waiting = step;
+    else this.turns.hold(step);
   }
 
   private sampleMasked(step: PendingStep): void {
@@ -236,7 +206,7 @@ export class CpuProgram implements Program {
     check(from.length === to.length, "as many pages are copied from as to");
     this.checkPages(group, from);
     this.checkPages(group, to);
-    this.inOrder(() => {
+    this.turns.take(() => {
       if (this.state === "awake") this.parts.native.copyPages(this.handle, group, from, to, from.length);
     });
   }
@@ -244,7 +214,7 @@ export class CpuProgram implements Program {
   /** As the kernels lay them out: only for writePages of a program compiled alike. */
   readPages(group: number, ids: Int32Array): Promise<Uint8Array> {
     this.checkPages(group, ids);
-    return this.whenReached(() => {
+    return this.turns.reach(() => {
       const out = new Uint8Array(ids.length * this.caches[group].pageBytes);
       this.parts.native.readPages(this.handle, group, ids, ids.length, out);
       return out;
@@ -253,7 +223,7 @@ export class CpuProgram implements Program {
 
   writePages(group: number, ids: Int32Array, bytes: Uint8Array): void {
     this.checkPages(group, ids, bytes.length);
-    this.inOrder(() => {
+    this.turns.take(() => {
       if (this.state === "awake") this.parts.native.writePages(this.handle, group, ids, ids.length, bytes);
     });
   }
@@ -271,7 +241,7 @@ export class CpuProgram implements Program {
     if (source) checkAdapter(source, adapterSites(plan));
     if (source) this.adapters.add(slot);
     else this.adapters.delete(slot);
-    return this.whenReached(() => {
+    return this.turns.reach(() => {
       native.dropAdapter(this.handle, slot);
       for (const [site, { a, b }] of source?.sites ?? []) {
         const number = lowered.sites.get(site)!;
@@ -281,7 +251,7 @@ export class CpuProgram implements Program {
   }
 
   swapWeights(source: WeightSource): Promise<void> {
-    return this.whenReached(async () => {
+    return this.turns.reach(async () => {
       this.source = source;
       this.parts.native.drop(this.handle, 0, 1);
       if (this.state === "awake") await this.parts.weights.load(this.handle, source);
@@ -289,7 +259,7 @@ export class CpuProgram implements Program {
   }
 
   sleep(): Promise<void> {
-    return this.whenReached(() => {
+    return this.turns.reach(() => {
       check(this.state === "awake", `the program is ${this.state}`);
       this.parts.native.drop(this.handle, 1, 1);
       this.state = "asleep";
@@ -303,7 +273,7 @@ export class CpuProgram implements Program {
   }
 
   dump(tensor: string): Promise<HostTensor> {
-    return this.whenReached(() => {
+    return this.turns.reach(() => {
       const { native, plan, dump, lowered } = this.parts;
       const found = plan.tensors.find(({ name }) => name === tensor);
       if (!found) throw new UserError(`the plan has no tensor called ${tensor}`);
@@ -326,10 +296,7 @@ export class CpuProgram implements Program {
   async close(): Promise<void> {
     if (this.state === "closed") return;
     this.state = "closed";
-    this.waiting?.finish(new InternalError("the program was closed"));
-    this.waiting = undefined;
-    // Each of them finds the program closed and says so to its caller.
-    for (const work of this.queue.splice(0)) work();
+    this.turns.close((step) => step.finish(new InternalError("the program was closed")));
     this.parts.native.destroy(this.handle);
   }
 }
@@ -360,8 +327,4 @@ function joinTables(batch: Batch): { start: Int32Array; first: Int32Array; ids: 
     base += table.ids.length;
   });
   return { start, first, ids };
-}
-
-function* updatedAdapters({ updates }: Batch): Iterable<number> {
-  for (let u = 0; u < updates.slots.length; u++) yield updates.ints[u * slotInts + SlotInt.adapter];
 }

@@ -127,12 +127,28 @@ export interface Matrix {
   readonly address: bigint;
 }
 
+/**
+ * A norm of a row that a product ends, read by products alone. At steps that LinearKernels.foldsNorm names nothing is launched
+ * for it: the first product leaves row · weight in y and the sums of the row's squares, those that read y multiply by 1 / rms.
+ */
+export interface FoldedNorm {
+  /** bf16: the norm's output, or at such steps what is to be multiplied. */
+  readonly y: Place;
+  /** f32 [y.width] */
+  readonly weight: () => bigint;
+  readonly eps: number;
+  /** f32 [count] */
+  readonly squares: { readonly area: Area; readonly count: number };
+}
+
 /** y = x · weightᵀ + bias over stacked segments (each segment's rows are consecutive columns of y). */
 export interface LinearTask {
-  /** bf16, except where norm is given: then it is what is to be normalised (f32 or bf16). */
+  /** bf16 */
   readonly x: Place;
-  /** x stands for rmsNorm(x) · weight (f32 [k]). Only where linearKernels.fusesNorm. */
-  readonly norm?: { readonly weight: () => bigint; readonly eps: number };
+  /** x is this norm's y. */
+  readonly norm?: FoldedNorm;
+  /** y is the row of this norm. */
+  readonly next?: FoldedNorm;
   readonly segments: readonly Matrix[];
   /** f32 [m], or 0n. */
   readonly bias: () => bigint;
@@ -161,7 +177,10 @@ export interface RawRows {
 
 /** What src/device/cuda/linear.ts exports as linearKernels. */
 export interface LinearKernels {
-  readonly fusesNorm: boolean;
+  /** Whether products of n tokens fold norms. */
+  foldsNorm(n: number, context: { readonly deterministic: boolean }): boolean;
+  /** How many sums of squares a product with the segments leaves; 0: it leaves none. */
+  squares(segments: readonly Matrix[]): number;
   supports(type: StorageType, cols: number): boolean;
   /** A multiple of 256. */
   packedBytes(type: StorageType, rows: number, cols: number): number;

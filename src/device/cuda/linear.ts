@@ -1,11 +1,11 @@
 // Owns: launches of kernels/cuda/linear_*.cu: packing, products with packed weights of every format, embeddings. The sizes
-// here mirror linear_layout.cuh and linear_stream.cuh.
+// here mirror linear_layout.cuh, linear_one.cuh and linear_stream.cuh.
 import type { StorageType } from "../../base/dtype.js";
-import { InternalError } from "../../base/errors.js";
 import {
   type Area,
   type Arg,
   activationCodes,
+  type FoldedNorm,
   type Launch,
   type LinearKernels,
   type LinearTask,
@@ -36,6 +36,7 @@ const maxSegments = 4;
 const ptr = (address: bigint): Arg => ({ ptr: address });
 const i32 = (value: number): Arg => ({ i32: value });
 const tilesOf = (rows: number): number => Math.ceil(rows / tileRows);
+const tileCount = (segments: readonly Matrix[]): number => segments.reduce((sum, { rows }) => sum + tilesOf(rows), 0);
 const unitsOf = (type: StorageType, cols: number): number => Math.ceil(cols / units[type].k);
 const elementBytes = (place: Place): number => (place.dtype === "f32" ? 4 : 2);
 
@@ -51,11 +52,12 @@ interface Stream {
 /** Measured on an H200: one tile a block streams faster than several (277 tokens/s against 255, 8B bf16). */
 const mostTiles = 1;
 const streams: readonly Stream[] = [
-  { tokens: 1, tiles: 1, warpBytes: 8704, blocks: 3 },
   { tokens: 8, tiles: 1, warpBytes: 11264 + 1152, blocks: 2 },
   ...[16, 32, 64].map((tokens) => ({ tokens, tiles: 2, warpBytes: 13824 + 2 * 1152 })),
 ];
 const warps = 8;
+/** linear_one.cuh: a warp's ring. */
+const oneRing = 9216;
 
 /** One launch's part of a product: up to four segments, and where their columns lie. */
 interface Part {
@@ -80,7 +82,7 @@ function cut(stream: Stream, part: Part, gated: boolean, multiprocessors: number
   const wk = stream.tiles > 1 ? 2 : slices;
   const tiles = (warps / wk) * stream.tiles;
   const rows = tiles * tileRows;
-  const all = part.segments.reduce((sum, { rows }) => sum + tilesOf(rows), 0);
+  const all = tileCount(part.segments);
   const waves = Math.floor((all * wk) / warps / (multiprocessors * (stream.blocks ?? 1)));
   const each = stream.blocks ? Math.max(1, Math.min(mostTiles, waves)) : 1;
   const groups = gated
@@ -246,12 +248,34 @@ interface Call {
   readonly bias: bigint;
   readonly gated?: number;
   readonly add: boolean;
+  readonly norm?: FoldedNorm;
+  readonly next?: FoldedNorm;
+}
+
+/** Fewer than two tokens; another order of the sums than for more. */
+function oneLaunch(call: Call, part: Part, n: number, context: LowerContext): Launch {
+  const gated = call.gated !== undefined;
+  const { norm, next } = call;
+  const args = [
+    ...productArgs(call, part, context),
+    ...[ptr(norm?.squares.area.address ?? 0n), i32(norm?.squares.count ?? 0), { f32: norm?.eps ?? 0 }],
+    ...[ptr(next?.weight() ?? 0n), ptr(next?.y.address ?? 0n), ptr(next?.squares.area.address ?? 0n)],
+    ...[i32(part.segments.length), ...segmentArgs(part.segments)],
+  ];
+  return {
+    kernel: "mr_linear_1",
+    grid: [gated ? tilesOf(part.rows / 2) : tileCount(part.segments), 1, n],
+    block: 32 * warps,
+    sharedBytes: warps * oneRing,
+    args,
+    dependent: true,
+  };
 }
 
 function streamLaunch(call: Call, part: Part, n: number, shared: Shared, context: LowerContext): Launch {
   const gated = call.gated !== undefined;
-  const fitting = streams.filter(({ tokens }) => tokens > 1 || !context.deterministic);
-  const stream = fitting.find(({ tokens }) => n <= tokens) ?? fitting[fitting.length - 1];
+  if (linearKernels.foldsNorm(n, context)) return oneLaunch(call, part, n, context);
+  const stream = streams.find(({ tokens }) => n <= tokens) ?? streams[streams.length - 1];
   const how = cut(stream, part, gated, context.properties.multiprocessors);
   const { wk, splits, each, groups } = how;
   const passes = Math.ceil(n / stream.tokens);
@@ -284,7 +308,6 @@ function productArgs(call: Call, part: Part, context: LowerContext): Arg[] {
 }
 
 function lowerLinear(task: LinearTask, context: LowerContext) {
-  if (task.norm) throw new InternalError("linear kernels take no norm");
   const half = task.y.width;
   const activation = typeof task.epilogue === "string" ? undefined : activationCodes[task.epilogue.gated];
   const fused = activation !== undefined && pairsUp(task.segments, half);
@@ -302,6 +325,8 @@ function lowerLinear(task: LinearTask, context: LowerContext) {
       bias: task.bias(),
       gated: fused ? activation : undefined,
       add: task.epilogue === "add",
+      norm: task.norm,
+      next: task.next,
     };
     const launches = all.flatMap((part) => {
       const from = gemmFrom(part, task.x, context);
@@ -322,7 +347,8 @@ function lowerLinear(task: LinearTask, context: LowerContext) {
 }
 
 export const linearKernels: LinearKernels = {
-  fusesNorm: false,
+  foldsNorm: (n, { deterministic }) => n <= 1 && !deterministic,
+  squares: (segments) => (segments.length <= maxSegments ? tileCount(segments) : 0),
   supports: () => true,
   packedBytes(type, rows, cols) {
     return Math.ceil((tilesOf(rows) * unitsOf(type, cols) * units[type].bytes) / 256) * 256;

@@ -4,7 +4,7 @@ import { InternalError, UserError } from "../../base/errors.js";
 import type { Activation } from "../../plan/ops/elementwise.js";
 import type { AttentionParams, RopeParams } from "../../plan/ops/index.js";
 import type { Node, Tensor } from "../../plan/plan.js";
-import { type Arg, activationCodes, type KvPlace, type Lowered, type Place } from "./launch.js";
+import { type Arg, activationCodes, type FoldedNorm, type KvPlace, type Lowered, type Place } from "./launch.js";
 import { Lowering, type Parts, wide } from "./lowering.js";
 import type { PlannedArea } from "./memory.js";
 import { moe, route } from "./moe.js";
@@ -51,8 +51,7 @@ const handlers: Readonly<Record<string, Handler>> = {
   rmsNorm(node) {
     const { x, weight } = node.inputs;
     const { groups, eps } = node.params as { groups: number; eps: number };
-    if (groups === 1 && this.leaveNorm(this.input(x), weight, node.outputs.y, eps)) return;
-    this.norm(this.input(x), undefined, weight, this.output(node.outputs.y), groups, eps);
+    this.norm(this.input(x), undefined, weight, node.outputs.y, groups, eps);
   },
   layerNorm(node) {
     const { x, weight, bias } = node.inputs;
@@ -82,18 +81,19 @@ const handlers: Readonly<Record<string, Handler>> = {
     const { alpha, beta, eps } = node.params as { alpha: number; beta: number; eps: number };
     const known = this.activations.get(sum.name);
     if (known) {
-      if (!this.leaveNorm(known, weight, y, eps)) this.norm(known, undefined, weight, this.output(y), 1, eps);
+      this.norm(known, undefined, weight, y, 1, eps);
       return;
     }
     const from = { b: this.input(b), sum: this.output(sum), alpha, beta };
-    this.norm(this.input(a), from, weight, this.output(y), 1, eps);
+    this.norm(this.input(a), from, weight, y, 1, eps);
   },
   linear(node) {
     const { x, weight, bias } = node.inputs;
     const { y } = node.outputs;
     const into = this.residualOf(y);
     const to = into ? this.alias(into.residual, into.sum) : this.output(y);
-    this.product(x, weight, bias, to, into ? "add" : "store");
+    const next = into?.norm && this.foldNorm(into.norm, this.parts.weights.matrix(weight));
+    this.product(x, weight, bias, to, into ? "add" : "store", next);
   },
   gatedLinear(node) {
     const { x, weight, bias } = node.inputs;
@@ -259,26 +259,31 @@ class Builder extends Lowering {
     bias: Tensor | undefined,
     y: Place,
     epilogue: "store" | "add" | { gated: Activation },
+    next?: FoldedNorm,
   ): void {
     const { weights, kernels } = this.parts;
     const segments = weights.matrix(weight);
     const biasAt = bias ? weights.vector(bias) : () => 0n;
-    this.emit(kernels.linear.linear({ ...this.productInput(x), segments, bias: biasAt, y, epilogue }, this));
+    const task = { x: this.narrowed(x), norm: this.folded.get(x.name), next, segments, bias: biasAt, y, epilogue };
+    this.emit(kernels.linear.linear(task, this));
   }
 
   norm(
     x: Place,
     added: { b: Place; sum: Place; alpha: number; beta: number } | undefined,
     weight: Tensor,
-    y: Place,
+    output: Tensor,
     groups: number,
     eps: number,
   ): void {
+    const folded = this.folded.has(output.name);
+    const y = folded ? this.input(output) : this.output(output);
     const scale = this.parts.weights.vector(weight);
     const d = weight.shape[0] as number;
     const block = Math.min(1024, Math.max(32, Math.ceil(d / 128) * 32));
     this.emit((bucket) => {
-      const n = (y.rows ? bucket.rows : bucket.tokens) * groups;
+      const tokens = y.rows ? bucket.rows : bucket.tokens;
+      if (folded && this.parts.kernels.linear.foldsNorm(tokens, this)) return [];
       const args: Arg[] = [
         ...[{ ptr: this.step.info }, rowsFlag(y), { ptr: x.address }, wide(x)],
         ...[{ ptr: added?.b.address ?? 0n }, { i32: added ? wide(added.b).i32 : 0 }],
@@ -286,7 +291,7 @@ class Builder extends Lowering {
         ...[{ ptr: y.address }, wide(y), { ptr: scale() }, { i32: d }, { i32: groups }],
         ...[{ f32: added?.alpha ?? 1 }, { f32: added?.beta ?? 0 }, { f32: eps }],
       ];
-      return [{ kernel: "mr_norm", grid: [n, 1, 1], block, sharedBytes: 0, args, dependent: true }];
+      return [{ kernel: "mr_norm", grid: [tokens * groups, 1, 1], block, sharedBytes: 0, args, dependent: true }];
     });
   }
 

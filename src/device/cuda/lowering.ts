@@ -1,6 +1,6 @@
 // Owns: the parts of a program in the making: where each tensor lies and in what type, who reads it, and the memory that
 // kernels ask for. What is saved here: a product whose only use is to be added to a residual that nobody reads again adds
-// itself; a norm that only products read is left to them where they can; activations share room when their times differ.
+// itself; a norm between products is folded into them where they can; activations share room when their times differ.
 //
 // The residual stream (what add and addNorm read and write, and the embedding) is f32, everything else bf16.
 import { InternalError } from "../../base/errors.js";
@@ -10,10 +10,12 @@ import { type AdapterTable, factorsBytes } from "./adapters.js";
 import type {
   AttentionKernels,
   CudaProperties,
+  FoldedNorm,
   KvPlace,
   LinearKernels,
   LowerContext,
   Lowered,
+  Matrix,
   Place,
   StepView,
 } from "./launch.js";
@@ -56,8 +58,8 @@ export class Lowering implements LowerContext {
   private readonly keys = new Set<string>();
   private readonly residual = new Set<string>();
   private readonly narrow = new Map<string, Activation>();
-  /** Norms that are left to the products which read them. */
-  private readonly norms = new Map<string, { x: Activation; weight: () => bigint; eps: number }>();
+  /** By the name of their output. */
+  readonly folded = new Map<string, FoldedNorm>();
   /** The node that is being lowered. */
   index = 0;
 
@@ -194,7 +196,7 @@ export class Lowering implements LowerContext {
    * The residual that the product of this node may be added to in place: its only reader is a sum of factors 1 with a tensor
    * that nobody reads afterwards.
    */
-  residualOf(y: Tensor): { residual: Tensor; sum: Tensor } | undefined {
+  residualOf(y: Tensor): { residual: Tensor; sum: Tensor; norm?: Node } | undefined {
     if (this.parts.keepAll) return undefined;
     const readers = this.readers.get(y.name) ?? [];
     if (readers.length !== 1) return undefined;
@@ -206,7 +208,10 @@ export class Lowering implements LowerContext {
     if (residual === y || residual.role !== "activation") return undefined;
     if (!this.activations.has(residual.name)) return undefined;
     if ((this.readers.get(residual.name) ?? []).some((i) => i >= this.index && i !== readers[0])) return undefined;
-    return { residual, sum: reader.op.name === "add" ? reader.outputs.y : reader.outputs.sum };
+    if (reader.op.name === "addNorm") return { residual, sum: reader.outputs.sum, norm: reader };
+    const sum = reader.outputs.y;
+    const next = (this.readers.get(sum.name) ?? []).map((i) => this.parts.plan.nodes[i]);
+    return { residual, sum, norm: next.find(({ op, params }) => op.name === "rmsNorm" && params.groups === 1) };
   }
 
   /** `sum` lies where `residual` lay. */
@@ -217,20 +222,22 @@ export class Lowering implements LowerContext {
     return known;
   }
 
-  /** Whether y = norm(x) can be left to the products that read it; if so, nothing is launched for it. */
-  leaveNorm(x: Activation, weight: Tensor, y: Tensor, eps: number): boolean {
+  /** The norm of the row that this node's product with the segments ends, if only products read it. */
+  foldNorm(norm: Node, segments: readonly Matrix[]): FoldedNorm | undefined {
+    const { linear } = this.parts.kernels;
+    const { y } = norm.outputs;
+    const count = linear.squares(segments);
     const readers = (this.readers.get(y.name) ?? []).map((i) => this.parts.plan.nodes[i]);
     const products = readers.every(({ op }) => ["linear", "gatedLinear", "logits"].includes(op.name));
-    if (this.parts.keepAll || !this.parts.kernels.linear.fusesNorm || readers.length === 0 || !products) return false;
-    x.area.last = Math.max(x.area.last, this.lastReader(y));
-    this.norms.set(y.name, { x, weight: this.parts.weights.vector(weight), eps });
-    return true;
-  }
-
-  /** What a product reads: the tensor in bf16, or what is to be normed. */
-  productInput(tensor: Tensor): { x: Place; norm?: { weight: () => bigint; eps: number } } {
-    const left = this.norms.get(tensor.name);
-    return left ? { x: left.x, norm: left } : { x: this.narrowed(tensor) };
+    if (!linear.foldsNorm(1, this) || count === 0 || !products || this.residual.has(y.name)) return undefined;
+    const folded = {
+      y: this.output(y),
+      weight: this.parts.weights.vector(norm.inputs.weight),
+      eps: norm.params.eps as number,
+      squares: { area: this.parts.workspace.add(4 * count, this.index, this.lastReader(y)), count },
+    };
+    this.folded.set(y.name, folded);
+    return folded;
   }
 
   /** y = alpha·a + beta·b, or alpha·a. */

@@ -9,7 +9,7 @@ import { adapterSites } from "../../plan/passes/lora.js";
 import type { Plan } from "../../plan/plan.js";
 import { type Batch, SlotFloat, SlotInt, type Step, type StepResult, slotFloats, slotInts } from "../batch.js";
 import type { GroupShape } from "../budget.js";
-import { checkAdapter, checkBatch, checkPageIds, checkWeights } from "../check.js";
+import { checkAdapter, checkBatch, checkPageIds, checkUpdatedAdapters, checkWeights } from "../check.js";
 import type {
   AdapterSource,
   CompileOptions,
@@ -20,6 +20,7 @@ import type {
   WeightSource,
 } from "../device.js";
 import { awaitMasks } from "../masks.js";
+import { Turns } from "../turns.js";
 import { Adapters } from "./adapters.js";
 import { bucketOf } from "./buckets.js";
 import { Completion } from "./completion.js";
@@ -87,8 +88,7 @@ export class CudaProgram implements Program {
   private base = 0;
   private countIds = 0;
   private state: "awake" | "asleep" | "closed" = "awake";
-  private readonly queue: (() => void)[] = [];
-  private waiting: Pending | undefined;
+  private readonly turns = new Turns<Pending>();
   private inFlight = 0;
   private steps = 0;
   private lastSizes: { tokens: number; rows: number } | undefined;
@@ -159,8 +159,7 @@ export class CudaProgram implements Program {
       batch.topLogprobs <= tail.mostTop,
       `${batch.topLogprobs} top logprobs are wanted, ${tail.mostTop} at most are there`,
     );
-    for (const adapter of updatedAdapters(batch))
-      check(adapter < 0 || this.adapterSlots.has(adapter), `adapter slot ${adapter} is empty`);
+    checkUpdatedAdapters(batch, this.adapterSlots);
     for (const slot of batch.updates.slots) this.known.add(slot);
     for (const slot of batch.slots)
       check(this.known.has(slot), `slot ${slot} was used before an update gave it parameters`);
@@ -180,10 +179,10 @@ export class CudaProgram implements Program {
       pending = { batch, number, ring: number % (limits.depth + 1), waves, draws, finish };
     });
     const step = pending!;
-    this.inOrder(() => this.execute(step));
+    this.turns.take(() => this.execute(step));
     const masks = awaitMasks(batch, this.vocabSize, (bits) => {
       step.masks = bits;
-      if (this.waiting === step) this.released(step);
+      this.turns.resume(step, () => this.released(step));
     });
     return { result, setMasks: masks.set };
   }
@@ -214,20 +213,19 @@ export class CudaProgram implements Program {
       }
       this.recorder.play(`forward ${key(bucket)}`, bucket.decode, () => this.forward(bucket));
       if (step.batch.maskedRows.length === 0 || step.masks) this.sample(step);
-      else this.waiting = step;
+      else this.turns.hold(step);
     } catch (error) {
       step.finish(undefined, error);
     }
   }
 
+  /** Its masks are there. */
   private released(step: Pending): void {
-    this.waiting = undefined;
     try {
       this.sample(step);
     } catch (error) {
       step.finish(undefined, error);
     }
-    while (this.queue.length > 0 && !this.waiting) this.queue.shift()!();
   }
 
   /** The step's sampling by itself, wave after wave. */
@@ -337,31 +335,13 @@ export class CudaProgram implements Program {
     return times;
   }
 
-  private inOrder(work: () => void): void {
-    if (this.waiting) this.queue.push(work);
-    else work();
-  }
-
-  private whenReached<T>(work: () => T | Promise<T>): Promise<T> {
-    return new Promise((resolve, reject) => {
-      this.inOrder(() => {
-        try {
-          check(this.state !== "closed", "the program is closed");
-          resolve(work());
-        } catch (error) {
-          reject(error);
-        }
-      });
-    });
-  }
-
   // ---- pages
 
   copyPages(group: number, from: Int32Array, to: Int32Array): void {
     check(from.length === to.length, "as many pages are copied from as to");
     this.checkPages(group, from);
     this.checkPages(group, to);
-    this.inOrder(() => {
+    this.turns.take(() => {
       if (this.state === "awake") this.pages.copy(group, from, to);
     });
   }
@@ -369,13 +349,13 @@ export class CudaProgram implements Program {
   /** As the kernels lay them out: only for writePages of a program compiled alike. */
   readPages(group: number, ids: Int32Array): Promise<Uint8Array> {
     this.checkPages(group, ids);
-    return this.whenReached(() => this.pages.read(group, ids));
+    return this.turns.reach(() => this.pages.read(group, ids));
   }
 
   writePages(group: number, ids: Int32Array, bytes: Uint8Array): void {
     this.checkPages(group, ids, bytes.length);
     const own = bytes.slice();
-    this.inOrder(() => {
+    this.turns.take(() => {
       if (this.state === "awake") this.pages.write(group, ids, own);
     });
   }
@@ -393,11 +373,11 @@ export class CudaProgram implements Program {
     if (source) checkAdapter(source, adapterSites(plan));
     if (source) this.adapterSlots.add(slot);
     else this.adapterSlots.delete(slot);
-    return this.whenReached(() => this.adapters.set(slot, source));
+    return this.turns.reach(() => this.adapters.set(slot, source));
   }
 
   swapWeights(source: WeightSource): Promise<void> {
-    return this.whenReached(async () => {
+    return this.turns.reach(async () => {
       checkWeights(this.parts.plan, source.tensors);
       this.source = source;
       if (this.state === "awake") await this.parts.weights.load(this.parts.cuda, source);
@@ -405,7 +385,7 @@ export class CudaProgram implements Program {
   }
 
   sleep(): Promise<void> {
-    return this.whenReached(() => {
+    return this.turns.reach(() => {
       check(this.state === "awake", `the program is ${this.state}`);
       this.parts.cuda.synchronize();
       this.forget();
@@ -420,7 +400,7 @@ export class CudaProgram implements Program {
   }
 
   dump(tensor: string): Promise<HostTensor> {
-    return this.whenReached(() => {
+    return this.turns.reach(() => {
       const { cuda, plan, dump, lowered, weights } = this.parts;
       const found = plan.tensors.find(({ name }) => name === tensor);
       if (!found) throw new UserError(`the plan has no tensor called ${tensor}`);
@@ -444,10 +424,7 @@ export class CudaProgram implements Program {
   async close(): Promise<void> {
     if (this.state === "closed") return;
     this.state = "closed";
-    this.waiting?.finish(undefined, new InternalError("the program was closed"));
-    this.waiting = undefined;
-    // Each of them finds the program closed and says so to its caller.
-    for (const work of this.queue.splice(0)) work();
+    this.turns.close((step) => step.finish(undefined, new InternalError("the program was closed")));
     const { cuda } = this.parts;
     this.completion.close();
     if (cuda.failed) return;
@@ -467,7 +444,3 @@ export class CudaProgram implements Program {
 }
 
 const key = ({ tokens, rows, sequences, decode }: Bucket) => `${tokens} ${rows} ${sequences} ${decode}`;
-
-function* updatedAdapters({ updates }: Batch): Iterable<number> {
-  for (let u = 0; u < updates.slots.length; u++) yield updates.ints[u * slotInts + SlotInt.adapter];
-}

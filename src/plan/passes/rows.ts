@@ -39,7 +39,12 @@ export function gatherEarly(plan: Plan): Plan {
     onRows.set(tensor.name, y);
     return y;
   };
+  const others = new Set<string>();
+  const read = [...moved].flatMap((node) => Object.values(node.inputs));
   for (const node of plan.nodes) {
+    if (!moved.has(node)) for (const { name } of Object.values(node.outputs)) others.add(name);
+    // All that is there is gathered before the first product, which may then add itself to one of them.
+    else for (const tensor of read) if (others.has(tensor.name)) rowsOf(tensor);
     if (node === gather) {
       onRows.set(gather.outputs.y.name, rowsOf(gather.inputs.x));
     } else if (moved.has(node)) {
