@@ -41,7 +41,7 @@ export interface OpenOptions {
   readonly threads?: number;
   /** In tokens; by default the smaller of the model's own and what fits in memory. */
   readonly contextLength?: number;
-  /** Number format of the key/value cache; by default f16. */
+  /** Number format of the key/value cache; by default f16. q8 (8 bits, a scale a head's row): half the memory, not on a GPU. */
   readonly kvDtype?: KvDType;
   /** The same request gives the same bits whatever runs beside it; of the CPUs only those with AMX need telling. */
   readonly deterministic?: boolean;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <type_traits>
 
 #include "simd.h"
 
@@ -141,8 +142,17 @@ void attend_block(const Rows& rows, int r0, const T* const* tiles, int b0, float
     for (int j = 0; j < NT; j++) some[j] = tiles[std::clamp(tile + j, first, last)];
     score_tiles<T, R, NT>(rows.q + int64_t(r0) * dim, dim, some, s + tile * page_tokens);
   }
+  constexpr bool scaled = std::is_same_v<T, int8_t>;
+  const auto scale_by = [&](float* row, int which) {
+    for (int j = first; j <= last; j++) {
+      const float* scales = reinterpret_cast<const float*>(tiles[j] + (dim + v_padded) * page_tokens) + which * page_tokens;
+      for (int v = 0; v < page_tokens; v += VL)
+        vstore(row + j * page_tokens + v, vmul(vload(row + j * page_tokens + v), vload(scales + v)));
+    }
+  };
   for (int r = 0; r < R; r++) {
     float* row = s + r * block_tokens;
+    if constexpr (scaled) scale_by(row, 0);
     if (softcap > 0)
       for (int v = 0; v < block_tokens; v += VL)
         vstore(row + v, vmul(vset(softcap), vtanh(vdiv(vload(row + v), vset(softcap)))));
@@ -155,6 +165,7 @@ void attend_block(const Rows& rows, int r0, const T* const* tiles, int b0, float
       float* acc = rows.acc + int64_t(r0 + r) * v_padded;
       for (int c = 0; c < v_padded; c += VL) vstore(acc + c, vmul(vload(acc + c), vset(keep)));
     }
+    if constexpr (scaled) scale_by(row, 1);
   }
   const T* values[tiles_a_block];
   for (int j = first; j <= last; j++) values[j] = tiles[j] + dim * page_tokens;
@@ -263,6 +274,7 @@ void Attention::run(const Step& step, int chunk, Thread& thread) {
   if (kv_type == KvType::f32) run_task<float>(step, task, thread);
   if (kv_type == KvType::f16) run_task<f16>(step, task, thread);
   if (kv_type == KvType::bf16) run_task<bf16>(step, task, thread);
+  if (kv_type == KvType::q8) run_task<int8_t>(step, task, thread);
 }
 
 template <class T>

@@ -200,7 +200,9 @@ void near(const vector<double>& want, const vector<float>& got, double bound, co
   expect(want.size() == got.size() && worst <= bound, what + ": off by " + std::to_string(worst));
 }
 
-double stored(double x, int kv_type) {
+// most: the row's largest magnitude.
+double stored(double x, int kv_type, double most) {
+  if (kv_type == 3) return std::nearbyint(x / most * 127) * most / 127;
   if (kv_type == 1) {
     // To 11 bits; below 2^-14 in steps of 2^-24. Half to even is what nearbyint does.
     const int exponent = x == 0 ? 0 : std::max(std::ilogb(x), -14);
@@ -214,6 +216,12 @@ double stored(double x, int kv_type) {
   float back;
   std::memcpy(&back, &u, 4);
   return back;
+}
+
+double most_of(const float* row) {
+  double most = 0;
+  for (int i = 0; i < dim; i++) most = std::max(most, std::fabs(double(row[i])));
+  return most;
 }
 
 // Norms and rope of one sequence.
@@ -263,7 +271,7 @@ void check_attention(const Model& m, const Case& c, const Seen& seen, int sequen
       for (int j = from; j < to; j++) {
         double s = 0;
         for (int i = 0; i < dim; i++)
-          s += double(q[t * q_width + h * dim + i]) * stored(k[j * kv_width + of * dim + i], c.kv_type);
+          s += double(q[t * q_width + h * dim + i]) * stored(k[j * kv_width + of * dim + i], c.kv_type, most_of(k + j * kv_width + of * dim));
         s *= 0.5;
         if (c.softcap > 0) s = c.softcap * std::tanh(s / c.softcap);
         scores.push_back(s), most = std::max(most, s);
@@ -272,7 +280,9 @@ void check_attention(const Model& m, const Case& c, const Seen& seen, int sequen
       for (size_t j = 0; j < scores.size(); j++) {
         const double p = std::exp(scores[j] - most);
         sum += p;
-        for (int i = 0; i < dim; i++) out[i] += p * stored(v[(from + int64_t(j)) * width + of * dim + i], c.kv_type);
+        const float* row = v + (from + int64_t(j)) * width + of * dim;
+        const double largest = most_of(row);
+        for (int i = 0; i < dim; i++) out[i] += p * stored(row[i], c.kv_type, largest);
       }
       for (double o : out) y.push_back(o / sum);
     }
@@ -355,6 +365,7 @@ int main() {
   run(m, {"f16 cache, window and sinks", 1, 70, 0, true, true});
   run(m, {"bf16 cache, softcap", 2, 0, 3, false, true});
   run(m, {"f16 cache, not causal", 1, 0, 0, false, false});
+  run(m, {"q8 cache, window and softcap", 3, 70, 3, false, true});
   std::printf(failures ? "%d off\n" : "ok\n", failures);
   return failures ? 1 : 0;
 }

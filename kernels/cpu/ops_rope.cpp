@@ -1,6 +1,7 @@
 // Owns: rotary embedding and putting keys and values into their pages.
+#include <algorithm>
 #include <cmath>
-#include <stdexcept>
+#include <type_traits>
 
 #include "program.h"
 #include "simd.h"
@@ -74,6 +75,20 @@ struct Rope : TokenOp {
   }
 };
 
+// Codes of x's n numbers, `stride` apart: whole multiples of the scale, the largest magnitude being 127 of it. A row with a
+// number that is not finite is not a number anywhere. The scale.
+float quantize_row(const float* x, int n, int8_t* codes, int stride) {
+  float most = 0;
+  bool finite = true;
+  for (int i = 0; i < n; i++) {
+    most = std::max(most, std::fabs(x[i]));
+    finite = finite && std::isfinite(x[i]);
+  }
+  for (int i = 0; i < n; i++)
+    codes[int64_t(i) * stride] = finite && most > 0 ? int8_t(std::nearbyint(x[i] / most * 127)) : 0;
+  return finite ? most / 127 : __builtin_nanf("");
+}
+
 template <class T>
 struct CacheWrite : TokenOp {
   Cache cache;
@@ -88,10 +103,17 @@ struct CacheWrite : TokenOp {
       for (int h = 0; h < cache.heads; h++) {
         T* tile = reinterpret_cast<T*>(cache.tile(page, h));
         const float *kh = k + t * ldk + int64_t(h) * cache.dim, *vh = v + t * ldv + int64_t(h) * cache.v_dim;
-        for (int i = 0; i < cache.dim; i++) tile[i * page_tokens + at] = from_float<T>(kh[i]);
         T* row = tile + cache.dim * page_tokens + at * cache.v_padded;
-        for (int i = 0; i < cache.v_dim; i++) row[i] = from_float<T>(vh[i]);
-        for (int i = cache.v_dim; i < cache.v_padded; i++) row[i] = from_float<T>(0);
+        if constexpr (std::is_same_v<T, int8_t>) {
+          uint8_t* bytes = reinterpret_cast<uint8_t*>(tile);
+          cache.key_scales(bytes)[at] = quantize_row(kh, cache.dim, tile + at, page_tokens);
+          cache.value_scales(bytes)[at] = quantize_row(vh, cache.v_dim, row, 1);
+          std::fill(row + cache.v_dim, row + cache.v_padded, 0);
+        } else {
+          for (int i = 0; i < cache.dim; i++) tile[i * page_tokens + at] = from_float<T>(kh[i]);
+          for (int i = 0; i < cache.v_dim; i++) row[i] = from_float<T>(vh[i]);
+          for (int i = cache.v_dim; i < cache.v_padded; i++) row[i] = from_float<T>(0);
+        }
       }
     }
   }
@@ -129,6 +151,7 @@ std::unique_ptr<TokenOp> decode_rope(int code, Reader& r, Program& p) {
   if (code == code_cache_write) {
     if (p.kv_type == KvType::f32) return cache_write<float>(r, p);
     if (p.kv_type == KvType::f16) return cache_write<f16>(r, p);
+    if (p.kv_type == KvType::q8) return cache_write<int8_t>(r, p);
     return cache_write<bf16>(r, p);
   }
   return nullptr;

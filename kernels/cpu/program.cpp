@@ -181,6 +181,8 @@ Segment Program::read_segment(Reader& r) {
   return s;
 }
 
+static int64_t kv_value_bytes(KvType type) { return type == KvType::f32 ? 4 : type == KvType::q8 ? 1 : 2; }
+
 Program::Program(const double* description, int64_t length)
     : pool(read_threads(description, length)) {
   Reader r(description, description + length);
@@ -196,10 +198,11 @@ Program::Program(const double* description, int64_t length)
   vector_data = Arena(r.offset() * 4);
   for (int n = r.integer(); n > 0; n--) group_pages.push_back(r.integer());
   for (int n = r.integer(); n > 0; n--) {
-    Cache c{r.integer(), r.integer(), r.integer(), r.integer(), 0, 0, nullptr};
+    Cache c{r.integer(), r.integer(), r.integer(), r.integer(), 0, 0, 0, nullptr};
     if (c.group < 0 || c.group >= int(group_pages.size())) throw std::runtime_error("a cache of a group that is not there");
     c.v_padded = (c.v_dim + 15) & ~15;
-    c.head_bytes = int64_t(kv_type == KvType::f32 ? 4 : 2) * page_tokens * (c.dim + c.v_padded);
+    c.tile_bytes = kv_value_bytes(kv_type) * page_tokens * (c.dim + c.v_padded);
+    c.head_bytes = c.tile_bytes + (kv_type == KvType::q8 ? 2 * page_tokens * 4 : 0);
     page_data.emplace_back(c.head_bytes * c.heads * group_pages[c.group]);
     c.data = page_data.back().data();
     caches.push_back(c);

@@ -19,7 +19,7 @@
 
 namespace mr {
 
-enum class KvType : int32_t { f32, f16, bf16 };
+enum class KvType : int32_t { f32, f16, bf16, q8 };
 constexpr int page_tokens = 16;
 
 // Memory from the system, zero until written. drop() gives the contents back and keeps the addresses.
@@ -62,12 +62,15 @@ struct Step {
 };
 
 // A layer's keys and values: page p of head h starts at data + (p · heads + h) · head_bytes with a K tile [dim, 16] and
-// then a V tile [16, v_padded], the rest of a V row being zero.
+// then a V tile [16, v_padded], the rest of a V row being zero. In q8 the tiles are of int8, and f32 scales follow: of the
+// 16 keys, then of the 16 values. A number is its code times its scale.
 struct Cache {
   int group, heads, dim, v_dim, v_padded;
-  int64_t head_bytes;
+  int64_t tile_bytes, head_bytes;  // of both tiles; with the scales
   uint8_t* data;
   uint8_t* tile(int page, int head) const { return data + (int64_t(page) * heads + head) * head_bytes; }
+  float* key_scales(uint8_t* tile) const { return reinterpret_cast<float*>(tile + tile_bytes); }
+  float* value_scales(uint8_t* tile) const { return key_scales(tile) + page_tokens; }
 };
 
 struct Thread {

@@ -1,5 +1,5 @@
 // Owns: the one vocabulary of vectors that every kernel here shares (the matrix kernels may add their own): `vf`, VL f32
-// lanes, with loads and stores from f32, f16 and bf16, and exp and tanh. One definition per instruction set. Sums over
+// lanes, with loads and stores from f32, f16 and bf16, loads from int8, and exp and tanh. One definition per instruction set. Sums over
 // lanes go through EightLanes or an order that is laid down, so that bits depend on data and length alone. Multiplies and adds fuse only where vfma says
 // (-ffp-contract=off).
 #pragma once
@@ -75,6 +75,7 @@ inline vf vload(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const
 inline vf vload(const bf16* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
+inline vf vload(const int8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
 inline void vstore(float* p, vf v) { _mm512_storeu_ps(p, v); }
 // First n lanes, 0 < n < VL; the others are `fill` and are not read.
 inline vf vload_n(const float* p, int n, float fill = 0) {
@@ -122,6 +123,7 @@ inline vf vload(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __
 inline vf vload(const bf16* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
+inline vf vload(const int8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
 inline void vstore(float* p, vf v) { _mm256_storeu_ps(p, v); }
 inline __m256i vlanes_below(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

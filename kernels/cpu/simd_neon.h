@@ -29,6 +29,10 @@ inline vf vload(const bf16* p) {
   const uint16x8_t h = vld1q_u16(&p->bits);
   return {vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(h), 16)), vreinterpretq_f32_u32(vshll_high_n_u16(h, 16))};
 }
+inline vf vload(const int8_t* p) {
+  const int16x8_t x = vmovl_s8(vld1_s8(p));
+  return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), vcvtq_f32_s32(vmovl_high_s16(x))};
+}
 inline void vstore(float* p, vf v) { vst1q_f32(p, v.a), vst1q_f32(p + 4, v.b); }
 inline vf vload_n(const float* p, int n, float fill = 0) {
   float lanes[8];

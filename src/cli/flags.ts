@@ -80,7 +80,10 @@ export function addDeviceFlags(command: Command): Command {
     .option("--threads <n>", "compute threads (default: the processor's cores)", wholeNumber(1, 1024))
     .option("--ctx <tokens>", "context length (default: the model's, or what fits in memory)", wholeNumber(1))
     .addOption(
-      new Option("--kv-dtype <type>", "number format of the KV cache (default: f16)").choices(["f16", "bf16", "f32"]),
+      new Option(
+        "--kv-dtype <type>",
+        "number format of the KV cache (default: f16); q8: 8 bits, half the memory, not on a GPU",
+      ).choices(["f16", "bf16", "f32", "q8"]),
     )
     .option(
       "--deterministic",

@@ -64,7 +64,7 @@ async function running(checkpoint: Checkpoint, flags: InspectFlags): Promise<Run
     const { device: _name, ctx, threads, kvDtype, tokens } = flags;
     const { plan, limits, memory } = planModel(checkpoint, device, { contextLength: ctx, threads, kvDtype });
     const context = limits.contextLength;
-    const step = { tokens, sequences: 1, rows: 1, context, kvBytes: kvBytes(limits.kvDtype) };
+    const step = { tokens, sequences: 1, rows: 1, context, kvBytes: kvBytes(limits.kvDtype, plan) };
     const { family, source: _source, layers, ...sizes } = modelConfig(checkpoint);
     return {
       config: { family: family.name, layers: layers.length, ...sizes },

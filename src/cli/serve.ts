@@ -83,15 +83,18 @@ function variable<T>(name: VariableName, text: string | undefined, parse: (text:
   }
 }
 
-const kvTypes: Record<string, DeviceFlags["kvDtype"]> = { f16: "f16", bf16: "bf16", f32: "f32" };
+const kvTypes: Record<string, DeviceFlags["kvDtype"]> = { f16: "f16", bf16: "bf16", f32: "f32", q8: "q8" };
 
-function kvType(text: string): DeviceFlags["kvDtype"] {
+function kvType(text: string, device: string | undefined): DeviceFlags["kvDtype"] {
   if (text in kvTypes) return kvTypes[text];
   if (/^(q8_0|q4_0)$/.test(text)) {
-    process.stderr.write(
-      `OLLAMA_KV_CACHE_TYPE=${text}: the cache is f16 here, which is more exact and takes more memory\n`,
-    );
-    return "f16";
+    const nearest = device?.startsWith("cuda") ? "f16" : "q8";
+    if (`${nearest}_0` !== text) {
+      process.stderr.write(
+        `OLLAMA_KV_CACHE_TYPE=${text}: the cache is ${nearest} here, which is more exact and takes more memory\n`,
+      );
+    }
+    return nearest;
   }
   throw new InvalidArgumentError(`It must be one of ${Object.keys(kvTypes).join(", ")}.`);
 }
@@ -104,7 +107,7 @@ function origins(text: string): string[] {
 }
 
 /** What flags leave open. */
-function fromOllama(): Partial<ServeFlags> {
+function fromOllama(device: string | undefined): Partial<ServeFlags> {
   const address = variable("OLLAMA_HOST", env("OLLAMA_HOST"), parseAddress);
   return {
     ...address,
@@ -114,7 +117,7 @@ function fromOllama(): Partial<ServeFlags> {
     maxSequences: variable("OLLAMA_NUM_PARALLEL", env("OLLAMA_NUM_PARALLEL"), wholeNumber(0, 4096)) || undefined,
     ctx: variable("OLLAMA_CONTEXT_LENGTH", env("OLLAMA_CONTEXT_LENGTH"), wholeNumber(0)) || undefined,
     corsOrigin: variable("OLLAMA_ORIGINS", env("OLLAMA_ORIGINS"), origins),
-    kvDtype: variable("OLLAMA_KV_CACHE_TYPE", env("OLLAMA_KV_CACHE_TYPE"), kvType),
+    kvDtype: variable("OLLAMA_KV_CACHE_TYPE", env("OLLAMA_KV_CACHE_TYPE"), (text) => kvType(text, device)),
   };
 }
 
@@ -146,7 +149,7 @@ function tlsOf({ tlsCert, tlsKey }: ServeFlags): { cert: string; key: string } |
 }
 
 async function serveModels(models: readonly string[], commandLine: ServeFlags): Promise<void> {
-  const flags: ServeFlags = { ...fromOllama(), ...given(commandLine) } as ServeFlags;
+  const flags: ServeFlags = { ...fromOllama(commandLine.device), ...given(commandLine) } as ServeFlags;
   if (flags.id !== undefined && models.length !== 1)
     throw new UsageError("--id names one model: give one MODEL with it");
   if (flags.lora !== undefined && models.length !== 1)

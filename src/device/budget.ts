@@ -12,8 +12,13 @@ export interface GroupShape {
   readonly pageBytes: number;
 }
 
-/** The plan's page groups: sizes of a page over all its layers. */
-export function groupShapes(plan: Plan, pageTokens: number, elementBytes: number, stateBytes = 4): GroupShape[] {
+/** The plan's page groups: sizes of a page over all its layers. rowBytes: of a token's row of so many keys or values. */
+export function groupShapes(
+  plan: Plan,
+  pageTokens: number,
+  rowBytes: (width: number) => number,
+  stateBytes = 4,
+): GroupShape[] {
   const groups: GroupShape[] = [];
   for (const cache of plan.caches) {
     const before = groups[cache.group]?.pageBytes ?? 0;
@@ -24,7 +29,7 @@ export function groupShapes(plan: Plan, pageTokens: number, elementBytes: number
             kind: "paged",
             window: cache.window,
             pageTokens,
-            pageBytes: before + pageTokens * cache.numKvHeads * (cache.headDim + cache.vHeadDim) * elementBytes,
+            pageBytes: before + pageTokens * cache.numKvHeads * (rowBytes(cache.headDim) + rowBytes(cache.vHeadDim)),
           };
   }
   return groups;

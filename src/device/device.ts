@@ -29,7 +29,9 @@ export interface DeviceInfo {
   readonly ops: ReadonlySet<string>;
 }
 
-export type KvDType = "f32" | "f16" | "bf16";
+/** q8: 8-bit whole multiples of an f32 scale, one a token's row of a head. */
+export const kvDTypes = ["f32", "f16", "bf16", "q8"] as const;
+export type KvDType = (typeof kvDTypes)[number];
 
 /** What one program must be able to hold and do. Everything is allocated from this, once. */
 export interface Limits {
@@ -144,8 +146,23 @@ export interface Device {
   close(): Promise<void>;
 }
 
-export function kvBytes(dtype: KvDType): number {
-  return dtype === "f32" ? 4 : 2;
+/** Bytes of a token's row of `width` keys or values of one head. */
+export function kvRowBytes(dtype: KvDType, width: number): number {
+  if (dtype === "q8") return width + 4;
+  return width * (dtype === "f32" ? 4 : 2);
+}
+
+/** Bytes of a cached value, its share of its row's scale included: the mean over the plan's caches. */
+export function kvBytes(dtype: KvDType, plan: Plan): number {
+  let [values, bytes] = [0, 0];
+  for (const cache of plan.caches) {
+    if (cache.kind !== "paged") continue;
+    for (const width of [cache.headDim, cache.vHeadDim]) {
+      values += cache.numKvHeads * width;
+      bytes += cache.numKvHeads * kvRowBytes(dtype, width);
+    }
+  }
+  return values > 0 ? bytes / values : 0;
 }
 
 export type { DType };

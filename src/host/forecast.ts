@@ -48,7 +48,7 @@ export function forecast(
   spec: Pick<LoadSpec, "contextLength" | "threads" | "kvDtype">,
 ): { readonly forecast: Forecast; speedLimits(roofs: Roofs): Speeds } {
   const { plan, limits, memory, trainedContextLength } = planModel(checkpoint, device, spec);
-  const perValue = kvBytes(limits.kvDtype);
+  const perValue = kvBytes(limits.kvDtype, plan);
   const cached = (context: number) => cachedBytes(plan, context, perValue);
   const lengths = [...new Set([2048, 8192, limits.contextLength])].filter((tokens) => tokens <= limits.contextLength);
   return {
@@ -105,7 +105,7 @@ export function forecastEncoder(
       embeddingLength: config.hiddenSize,
     },
     speedLimit: (roofs) => {
-      const step = { tokens, sequences: 1, rows: 1, context: tokens, kvBytes: kvBytes(limits.kvDtype) };
+      const step = { tokens, sequences: 1, rows: 1, context: tokens, kvBytes: kvBytes(limits.kvDtype, plan) };
       return tokens / stepSeconds(plan, step, roofs);
     },
   };

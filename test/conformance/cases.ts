@@ -350,7 +350,10 @@ const layouts: Heads[] = [
   { numHeads: 4, numKvHeads: 2, headDim: 32, causal: false },
   { numHeads: 4, numKvHeads: 2, headDim: 32, broken: true },
   { numHeads: 4, numKvHeads: 2, headDim: 32, broken: true, sinks: true },
-  ...(["f16", "bf16"] as const).map((kvDtype) => ({ numHeads: 6, numKvHeads: 2, headDim: 64, kvDtype })),
+  ...(["f16", "bf16", "q8"] as const).map((kvDtype) => ({ numHeads: 6, numKvHeads: 2, headDim: 64, kvDtype })),
+  { numHeads: 4, numKvHeads: 2, headDim: 80, window: 20, softcap: 5, sinks: true, kvDtype: "q8" },
+  { numHeads: 4, numKvHeads: 4, headDim: 256, causal: false, kvDtype: "q8" },
+  { numHeads: 4, numKvHeads: 2, headDim: 32, broken: true, kvDtype: "q8" },
 ];
 
 const attentions: ConformanceCase[][] = layouts.flatMap((heads) => {
@@ -390,7 +393,7 @@ const attentions: ConformanceCase[][] = layouts.flatMap((heads) => {
   );
 });
 
-const fusedHeads: ConformanceCase[][] = (["f32", "f16"] as const).flatMap((kvDtype) =>
+const fusedHeads: ConformanceCase[][] = (["f32", "f16", "q8"] as const).flatMap((kvDtype) =>
   [false, true].map((norms) =>
     define(
       "qkvRopeCache",

@@ -27,7 +27,8 @@ await describeDevices(
   "op",
   (device, arithmetic, kept) => {
     for (const one of conformanceCases) {
-      const runs = one.plan.nodes.every((node) => device.info.ops.has(node.op.name));
+      const refused = one.kvDtype === "q8" && device.info.name.startsWith("cuda");
+      const runs = !refused && one.plan.nodes.every((node) => device.info.ops.has(node.op.name));
       test.skipIf(!runs)(`${one.op}: ${one.name}`, () => compare(device, one, arithmetic, kept));
     }
   },
@@ -47,7 +48,9 @@ async function compare(
   const worst = Math.max(0, ...one.types.map((type) => bound(arithmetic(type), one.reduction)));
   // gatedLinear's values are products of two results, each that far off; the largest are many times their rms.
   const factors = one.op === "gatedLinear" ? 2 : 1;
-  const limit = factors * Math.max(worst, bound("f32", one.reduction)) + (one.roundedCache ? 2 ** -9 : 0) + kept;
+  // In q8 a step is a 127th of the largest of a row, which is at most four times its rms.
+  const step = one.roundedCache ? (kvDtype === "q8" ? 4 / 127 : 2 ** -9) : 0;
+  const limit = factors * Math.max(worst, bound("f32", one.reduction)) + step + kept;
   const keeper = new PageKeeper(program);
   const sequences = Math.max(...one.steps.map((step) => step.length));
   const pages = Array.from({ length: sequences }, () => keeper.take(100));

@@ -51,6 +51,14 @@ function fits(parameter: string, arg: Arg): boolean {
   return "bytes" in arg;
 }
 
+test("a cache in q8 is refused before anything is placed", async () => {
+  const checkpoint = await openTiny("gemma3");
+  const plan = decoderPlan(modelConfig(checkpoint), checkpoint.tensors);
+  const asked = () => planProgram(plan, { ...limits, kvDtype: "q8" }, properties, false);
+  expect(asked).toThrow("the cuda device keeps no keys and values in q8: give f16, bf16 or f32");
+  checkpoint.close();
+});
+
 const shapes = [
   { tokens: 1, rows: 1, sequences: 1, decode: true },
   { tokens: 96, rows: 2, sequences: 4, decode: false },

@@ -1,13 +1,11 @@
 // Owns: the oracle of the conformance suite: a plan run by the ops' references over dense caches, one array a sequence.
 // It knows no pages, no queue and no slots: what devices do with those, it checks.
-import { roundToBf16, roundToF16 } from "../../src/base/half.js";
 import type { Batch } from "../../src/device/batch.js";
 import type { KvDType, WeightSource } from "../../src/device/device.js";
+import { roundKv } from "../../src/device/kv.js";
 import { materialise } from "../../src/device/reference/weights.js";
 import type { CacheAccess, HostTensor, StepContext } from "../../src/plan/op.js";
 import type { Node, Plan } from "../../src/plan/plan.js";
-
-const rounding: Record<KvDType, (value: number) => number> = { f32: (v) => v, f16: roundToF16, bf16: roundToBf16 };
 
 interface Memory {
   readonly k: Float32Array[];
@@ -76,8 +74,14 @@ export class Oracle {
     };
     return {
       write: (sequence, position, k, v) => {
-        of(sequence).k[position] = k.map(rounding[this.kvDtype]);
-        of(sequence).v[position] = v.map(rounding[this.kvDtype]);
+        const heads = cache.kind === "paged" ? cache.numKvHeads : 1;
+        const rounded = (row: Float32Array) => {
+          const copy = row.slice();
+          roundKv(this.kvDtype, copy, copy.length / heads);
+          return copy;
+        };
+        of(sequence).k[position] = rounded(k);
+        of(sequence).v[position] = rounded(v);
       },
       readK: (sequence, position) => of(sequence).k[position],
       readV: (sequence, position) => of(sequence).v[position],

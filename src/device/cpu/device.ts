@@ -9,7 +9,8 @@ import {
   type CompileOptions,
   type Device,
   type DeviceInfo,
-  kvBytes,
+  kvDTypes,
+  kvRowBytes,
   type Limits,
   type MemoryReport,
   type Program,
@@ -22,7 +23,6 @@ import { type CpuParts, CpuProgram } from "./program.js";
 import { PlannedWeights } from "./weights.js";
 
 const pageTokens = 16;
-const kvTypes = ["f32", "f16", "bf16"];
 
 export class CpuDevice implements Device {
   readonly info: DeviceInfo;
@@ -60,7 +60,7 @@ export class CpuDevice implements Device {
   private prepare(given: Plan, limits: Limits, dump: boolean): CpuParts {
     const { native } = this;
     const { plan, weights, lowered, workspace } = this.place(given, limits, dump);
-    const groups = groupShapes(withPaddedValues(plan), pageTokens, kvBytes(limits.kvDtype));
+    const groups = groupShapes(withPaddedValues(plan), pageTokens, (width) => kvRowBytes(limits.kvDtype, width));
     const memory = report(weights.bytes(), workspace, groups, limits);
     const description = () => describe(plan, limits, memory, workspace, weights, lowered);
     return { native, plan, limits, memory, groups, weights, lowered, description, dump };
@@ -127,7 +127,7 @@ function describe(
     limits.maxTokens,
     limits.maxRows,
     plan.vocabSize,
-    kvTypes.indexOf(limits.kvDtype),
+    kvDTypes.indexOf(limits.kvDtype),
     limits.slots,
     workspace,
     weights.vectorFloats,

@@ -8,7 +8,7 @@ import {
   type CompileOptions,
   type Device,
   type DeviceInfo,
-  kvBytes,
+  kvRowBytes,
   type Limits,
   type MemoryReport,
   type Program,
@@ -94,7 +94,12 @@ export function planProgram(
       code: "unsupported_operation",
     });
   }
-  const groups = groupShapes(plan, pageTokens, kvBytes(limits.kvDtype));
+  if (limits.kvDtype === "q8") {
+    throw new UserError("the cuda device keeps no keys and values in q8: give f16, bf16 or f32", {
+      code: "unsupported_operation",
+    });
+  }
+  const groups = groupShapes(plan, pageTokens, (width) => kvRowBytes(limits.kvDtype, width));
   const workspace = new Workspace();
   const weights = new CudaWeights(kernels.linear);
   const step = new StepMemory(workspace, limits, groups.length, plan.vocabSize);
@@ -119,8 +124,9 @@ function kvPlaces(
     if (cache.kind !== "paged") return undefined;
     const { group, numKvHeads, headDim, vHeadDim } = cache;
     const at = filled[group];
-    const rows = pageTokens * numKvHeads * kvBytes(limits.kvDtype);
-    filled[group] += rows * (headDim + vHeadDim);
+    const rows = pageTokens * numKvHeads;
+    const keys = rows * kvRowBytes(limits.kvDtype, headDim);
+    filled[group] += keys + rows * kvRowBytes(limits.kvDtype, vHeadDim);
     return {
       group,
       pageBytes: groups[group].pageBytes,
@@ -132,7 +138,7 @@ function kvPlaces(
         return pools[group] + BigInt(at);
       },
       get v() {
-        return pools[group] + BigInt(at + rows * headDim);
+        return pools[group] + BigInt(at + keys);
       },
     };
   });

@@ -25,7 +25,7 @@ export class NullDevice implements Device {
   }
 
   estimate(plan: Plan, limits: Limits): MemoryReport {
-    const groups = groupShapes(plan, pageTokens, elementBytes);
+    const groups = groupShapes(plan, pageTokens, (width) => elementBytes * width);
     const pagesPerGroup = dividePages(groups, limits.memoryBytes, limits);
     const cache = groups.reduce((sum, { pageBytes }, g) => sum + pageBytes * pagesPerGroup[g], 0);
     const maxContext = longestContext(groups, pagesPerGroup, limits);
@@ -35,7 +35,7 @@ export class NullDevice implements Device {
   async compile(plan: Plan, _weights: WeightSource, limits: Limits, options: CompileOptions = {}): Promise<Program> {
     options.onProgress?.(1, 1);
     const { pagesPerGroup } = this.estimate(plan, limits);
-    const shapes = groupShapes(plan, pageTokens, elementBytes);
+    const shapes = groupShapes(plan, pageTokens, (width) => elementBytes * width);
     const groups = shapes.map((shape, g) => ({ ...shape, numPages: pagesPerGroup[g] }));
     return new NullProgram({ groups, vocabSize: plan.vocabSize, limits });
   }

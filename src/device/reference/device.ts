@@ -52,7 +52,7 @@ export async function compileRanks(
   for (const plan of plans) validatePlan(plan);
   const dump = options.dump ?? env("MILLRACE_DUMP") === "1";
   const memory = report(plans, limits, dump);
-  const groups = groupShapes(plans[0], pageTokens, elementBytes);
+  const groups = groupShapes(plans[0], pageTokens, (width) => elementBytes * width);
   return ReferenceProgram.compile({ plans, limits, memory, groups, pageTokens, dump }, weights, options);
 }
 
@@ -71,7 +71,8 @@ export function report(plans: readonly Plan[], limits: Limits, dump: boolean): M
       { code: "out_of_memory" },
     );
   }
-  const groups = groupShapes(plans[0], pageTokens, elementBytes * plans.length, elementBytes * plans.length);
+  const allRanks = elementBytes * plans.length;
+  const groups = groupShapes(plans[0], pageTokens, (width) => allRanks * width, allRanks);
   const pagesPerGroup = dividePages(groups, left, limits);
   const cache = groups.reduce((sum, group, g) => sum + group.pageBytes * pagesPerGroup[g], 0);
   return { weights, workspace, cache, pagesPerGroup, maxContext: longestContext(groups, pagesPerGroup, limits) };

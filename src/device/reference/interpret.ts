@@ -144,21 +144,17 @@ class Context implements StepContext {
     const index = this.node.inputs[input]?.cache;
     if (index === undefined) throw new InternalError(`${this.node.op.name} has no cache called ${input}`);
     const table = this.step.batch.pages[plan.caches[index].group];
-    const at = (sequence: number, position: number) => {
+    const at = (sequence: number, position: number): [index: number, page: number, within: number] => {
       const page = Math.floor(position / this.step.pageTokens) - table.first[sequence];
       if (page < 0 || page >= table.start[sequence + 1] - table.start[sequence]) {
         throw new InternalError(`position ${position} of sequence ${sequence} is in none of its pages`);
       }
-      return pages.rows(index, table.ids[table.start[sequence] + page], position % this.step.pageTokens);
+      return [index, table.ids[table.start[sequence] + page], position % this.step.pageTokens];
     };
     return {
-      write(sequence, position, k, v) {
-        const rows = at(sequence, position);
-        pages.store(rows.k, k);
-        pages.store(rows.v, v);
-      },
-      readK: (sequence, position) => at(sequence, position).k,
-      readV: (sequence, position) => at(sequence, position).v,
+      write: (sequence, position, k, v) => pages.store(...at(sequence, position), k, v),
+      readK: (sequence, position) => pages.rows(...at(sequence, position)).k,
+      readV: (sequence, position) => pages.rows(...at(sequence, position)).v,
       state: (sequence) => {
         const state = pages.state(index, table.ids[table.start[sequence]]);
         return this.kvStart[sequence] === 0 ? state.fill(0) : state;

@@ -3,30 +3,22 @@
 //
 //   page of a paged group:  | cache 0: pageTokens × (k row, v row) | cache 1: ... |
 //   page of a state group:  | state of cache 0 | state of cache 1 | ...
-import { roundToBf16, roundToF16 } from "../../base/half.js";
 import type { Cache, Plan } from "../../plan/plan.js";
 import type { GroupShape } from "../budget.js";
 import type { KvDType } from "../device.js";
-
-const roundings: Record<KvDType, ((value: number) => number) | undefined> = {
-  f32: undefined,
-  f16: roundToF16,
-  bf16: roundToBf16,
-};
+import { roundKv } from "../kv.js";
 
 export class Pages {
   private readonly pools: (Float32Array | undefined)[][];
   /** Where each cache starts in a page of its group, in values. */
   private readonly offsets: number[] = [];
-  private readonly round: ((value: number) => number) | undefined;
 
   constructor(
     private readonly plan: Plan,
     private readonly groups: readonly GroupShape[],
     counts: readonly number[],
-    dtype: KvDType,
+    private readonly dtype: KvDType,
   ) {
-    this.round = roundings[dtype];
     this.pools = counts.map(() => []);
     const filled = groups.map(() => 0);
     for (const cache of plan.caches) {
@@ -52,9 +44,12 @@ export class Pages {
     return { k: values.subarray(start, start + kWidth), v: values.subarray(start + kWidth, start + kWidth + vWidth) };
   }
 
-  store(row: Float32Array, values: Float32Array): void {
-    if (this.round === undefined) row.set(values);
-    else for (let i = 0; i < row.length; i++) row[i] = this.round(values[i]);
+  store(index: number, page: number, within: number, k: Float32Array, v: Float32Array): void {
+    const rows = this.rows(index, page, within);
+    const { numKvHeads } = this.plan.caches[index] as Extract<Cache, { kind: "paged" }>;
+    rows.k.set(k);
+    rows.v.set(v);
+    for (const row of [rows.k, rows.v]) roundKv(this.dtype, row, row.length / numKvHeads);
   }
 
   state(index: number, page: number): Float32Array {
