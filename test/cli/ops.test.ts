@@ -14,7 +14,10 @@ test.skipIf(none)("each kernel has a time, a rate and its share of the limit tha
   for await (const row of new Ops(roofs, options).rows()) rows.push(row);
   expect(rows.map(({ op, tokens }) => `${op} ${tokens}`)).toEqual([
     ...["linear F32 1", "linear F32 16", "linear F32 512", "linear Q4_0 1", "linear Q4_0 16", "linear Q4_0 512"],
-    ...["attention 64", "attention 1", "rmsNorm 512", "gatedActivation 512"],
+    ...["route, moe 1", "route, moe 512", "logits, sample 1", "logits, sample 1"],
+    ...["attention 64", "attention 1", "attention 64", "attention 1"],
+    ...["embed 512", "rmsNorm 512", "layerNorm 512", "add 512", "rope 512", "cacheWrite 512", "activation 512"],
+    ...["gatedActivation 512", "lora 512"],
   ]);
   for (const { ms, rate, share, bound } of rows) {
     expect(ms).toBeGreaterThan(0);
