@@ -3,7 +3,7 @@
 import { InternalError, UserError } from "../base/errors.js";
 import { Backoff } from "./backoff.js";
 import type { ClientMessage, HostMessage, Port } from "./protocol.js";
-import type { EngineStats, ErrorRecord, GenerateRequest, ModelLimits, TokenEvent } from "./types.js";
+import type { EngineStats, ErrorRecord, GenerateRequest, ModelLimits, Timeline, TokenEvent } from "./types.js";
 
 export interface ClientOptions {
   /** Starts a host. Called for the first load, and again after a host has died. */
@@ -82,6 +82,11 @@ export class EngineClient {
     return (await this.connected()).stats();
   }
 
+  /** What its newest steps did. Undefined: the model has none, or its host is dead (asking starts none). */
+  async timeline(steps: number): Promise<Timeline | undefined> {
+    return this.alive ? this.connection!.timeline(steps) : undefined;
+  }
+
   /** One vector a text, not normalised. Throws UserError where the model gives none, or a text is too long. */
   async embed(texts: readonly Int32Array[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
     return (await this.connected()).embed(texts, signal);
@@ -151,14 +156,8 @@ class Connection {
   private handles = 0;
   private tickets = 0;
   private readonly requests = new Map<number, Events>();
-  private readonly waitingStats = new Map<
-    number,
-    { resolve: (stats: EngineStats) => void; reject: (e: Error) => void }
-  >();
-  private readonly waitingVectors = new Map<
-    number,
-    { resolve: (vectors: readonly Float32Array[]) => void; reject: (e: Error) => void }
-  >();
+  /** By ticket, those who have asked what is answered once. */
+  private readonly waiting = new Map<number, { resolve: (answer: never) => void; reject: (e: Error) => void }>();
   private loading: { resolve: (limits: ModelLimits) => void; reject: (e: Error) => void } | undefined;
   private onProgress: ((done: number, total: number) => void) | undefined;
   private readonly ended: Promise<void>;
@@ -211,17 +210,15 @@ class Connection {
 
   async embed(texts: readonly Int32Array[], signal?: AbortSignal): Promise<readonly Float32Array[]> {
     signal?.throwIfAborted();
-    const ticket = ++this.tickets;
+    let ticket = 0;
     const abandon = () => {
-      this.waitingVectors.get(ticket)?.reject(signal!.reason as Error);
-      this.waitingVectors.delete(ticket);
+      this.refused(ticket, signal!.reason as Error);
       if (this.alive) this.post({ type: "abandon", ticket });
     };
     signal?.addEventListener("abort", abandon, { once: true });
-    const vectors = new Promise<readonly Float32Array[]>((resolve, reject) => {
-      if (!this.alive) return reject(new UserError("the engine has ended", { status: 503, code: "engine_died" }));
-      this.waitingVectors.set(ticket, { resolve, reject });
-      this.post({ type: "embed", ticket, texts });
+    const vectors = this.ask<readonly Float32Array[]>((given) => {
+      ticket = given;
+      return { type: "embed", ticket, texts };
     });
     return vectors.finally(() => signal?.removeEventListener("abort", abandon));
   }
@@ -231,12 +228,30 @@ class Connection {
   }
 
   stats(): Promise<EngineStats> {
+    return this.ask((ticket) => ({ type: "stats", ticket }));
+  }
+
+  timeline(steps: number): Promise<Timeline | undefined> {
+    return this.ask((ticket) => ({ type: "timeline", ticket, steps }));
+  }
+
+  private ask<T>(message: (ticket: number) => ClientMessage): Promise<T> {
     const ticket = ++this.tickets;
     return new Promise((resolve, reject) => {
       if (!this.alive) return reject(new UserError("the engine has ended", { status: 503, code: "engine_died" }));
-      this.waitingStats.set(ticket, { resolve, reject });
-      this.post({ type: "stats", ticket });
+      this.waiting.set(ticket, { resolve, reject });
+      this.post(message(ticket));
     });
+  }
+
+  private told(ticket: number, answer: unknown): void {
+    this.waiting.get(ticket)?.resolve(answer as never);
+    this.waiting.delete(ticket);
+  }
+
+  private refused(ticket: number, error: Error): void {
+    this.waiting.get(ticket)?.reject(error);
+    this.waiting.delete(ticket);
   }
 
   /** Lets the host finish what it is doing, then ends it; one that cannot is ended all the same. */
@@ -271,17 +286,17 @@ class Connection {
         this.loading = undefined;
         return;
       case "stats":
-        this.waitingStats.get(message.ticket)?.resolve(message.stats);
-        this.waitingStats.delete(message.ticket);
+        this.told(message.ticket, message.stats);
+        return;
+      case "timeline":
+        this.told(message.ticket, message.timeline);
         return;
       case "embedded":
         this.answered = true;
-        this.waitingVectors.get(message.ticket)?.resolve(message.vectors);
-        this.waitingVectors.delete(message.ticket);
+        this.told(message.ticket, message.vectors);
         return;
       case "notEmbedded":
-        this.waitingVectors.get(message.ticket)?.reject(new UserError(message.error.message, message.error));
-        this.waitingVectors.delete(message.ticket);
+        this.refused(message.ticket, new UserError(message.error.message, message.error));
         return;
       case "events": {
         const { starts, tokens, others } = message;
@@ -306,10 +321,7 @@ class Connection {
     this.onEnd(this.answered);
     const error = this.deadHost(reason);
     this.loading?.reject(new UserError(error.message, error));
-    for (const waiting of this.waitingStats.values()) waiting.reject(new UserError(error.message, error));
-    this.waitingStats.clear();
-    for (const waiting of this.waitingVectors.values()) waiting.reject(new UserError(error.message, error));
-    this.waitingVectors.clear();
+    for (const ticket of [...this.waiting.keys()]) this.refused(ticket, new UserError(error.message, error));
     for (const events of this.requests.values()) events.fail(error);
     this.requests.clear();
     this.markEnded();

@@ -105,6 +105,9 @@ class Host {
       case "stats":
         if (this.engine) this.post({ type: "stats", ticket: message.ticket, stats: this.engine.stats() });
         return;
+      case "timeline":
+        this.post({ type: "timeline", ticket: message.ticket, timeline: this.engine?.timeline(message.steps) });
+        return;
       case "embed":
         void this.embed(message.ticket, message.texts);
         return;
@@ -158,7 +161,6 @@ class Host {
     }
   }
 
-  /** The engine knows requests by their handles: two users of one client may choose the same id. */
   private submit(handle: number, request: GenerateRequest): void {
     if (request.grammar && !this.encoder) {
       void this.submitConstrained(handle, request, request.grammar);
@@ -166,7 +168,7 @@ class Host {
     }
     try {
       if (this.encoder) throw new UserError("This model gives embeddings and no text.", { code: "no_generation" });
-      this.engine!.submit({ ...request, id: String(handle) });
+      this.engine!.submit(known(handle, request));
     } catch (error) {
       this.refuse(handle, request, error);
     }
@@ -194,7 +196,7 @@ class Host {
         throw new UserError("this model has no text to constrain", { code: "no_tokenizer", param: "format" });
       await constraints.compile(grammar);
       if (this.compiling.has(handle)) {
-        this.engine!.submit({ ...request, id: String(handle) }, () => constraints.open(grammar));
+        this.engine!.submit(known(handle, request), () => constraints.open(grammar));
       }
     } catch (error) {
       if (this.compiling.has(handle)) this.refuse(handle, request, error);
@@ -230,6 +232,11 @@ class Host {
     this.port.post(message);
   }
 }
+
+/** The engine knows requests by their handles: two users of one client may choose the same id. */
+const known = (handle: number, request: GenerateRequest): GenerateRequest => {
+  return { ...request, id: String(handle), label: request.label ?? request.id };
+};
 
 /** What was said since the last flush: a request's start goes before its tokens, its finish after them. */
 class Outbox implements EngineOutput {

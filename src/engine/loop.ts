@@ -13,10 +13,12 @@ import { PageNames } from "./names.js";
 import { Scheduler } from "./scheduler.js";
 import { type RequestRecord, Sequence } from "./sequence.js";
 import { type PageStore, Spill } from "./spill.js";
+import { Recorder } from "./timeline.js";
 import type {
   EngineStats,
   FinishReason,
   GenerateRequest,
+  Timeline,
   TokenConstraint,
   TokenEvent,
   TokenLogprobs,
@@ -57,6 +59,8 @@ const flushMs = 2000;
 interface Flight extends MaskedStep {
   readonly topLogprobs: number;
   readonly tokens: number;
+  /** In the timeline. */
+  readonly mark: ReturnType<Recorder["launched"]>;
 }
 
 /** Called for each choice of a request. */
@@ -68,6 +72,7 @@ export class Engine {
   private readonly budget: StepBudget;
   private readonly guesses: Guesses;
   private readonly spill: Spill | undefined;
+  private readonly recorder = new Recorder();
   private readonly output: EngineOutput;
   private readonly requests = new Map<string, RequestRecord>();
   private readonly adapters = new Map<string, { slot: number; version: number | string }>();
@@ -108,7 +113,8 @@ export class Engine {
       limits,
       options.prefixCache ?? true,
       (sequence) => this.admitted(sequence),
-      (sequence) => this.spill?.seek(sequence) ?? false,
+      (sequence) => this.fetches(sequence),
+      (sequence) => this.recorder.preempted(sequence),
     );
   }
 
@@ -200,6 +206,12 @@ export class Engine {
     };
   }
 
+  /** @param steps the newest so many */
+  timeline(steps: number): Timeline {
+    const live = [...this.requests.values()].flatMap(({ choices }) => choices.filter(({ finished }) => !finished));
+    return this.recorder.read(this.options.now(), live, steps);
+  }
+
   /** Launches what can be launched and sees the oldest step through. False where there was nothing to do. */
   async step(): Promise<boolean> {
     if (this.spill?.work(this.scheduler.running.length === 0)) this.woken = true;
@@ -218,6 +230,7 @@ export class Engine {
       const result = await flight.step.result;
       this.settle(flight, result);
     } catch (error) {
+      this.recorder.settled(flight.mark, this.options.now(), true);
       await this.fail(error);
     }
     this.output.flush();
@@ -285,8 +298,15 @@ export class Engine {
     this.holdings.check(sequences.map(({ held }) => held));
   }
 
+  private fetches(sequence: Sequence): boolean {
+    const fetching = this.spill?.seek(sequence) ?? false;
+    if (fetching) this.recorder.fetches(sequence);
+    return fetching;
+  }
+
   private admitted(sequence: Sequence): void {
     const { record } = sequence;
+    this.recorder.admitted(sequence);
     sequence.admitted(this.options.now());
     if (record.started) return;
     if (record.promptLogprobs) return;
@@ -304,7 +324,7 @@ export class Engine {
   }
 
   private launch(): boolean {
-    const { running } = this.scheduler;
+    const { running, waiting } = this.scheduler;
     this.jumpForward(running);
     const othersGenerate = running.length > 1 && running.some((sequence) => sequence.generating);
     const entries = this.scheduler.plan(this.budget.tokens(othersGenerate));
@@ -319,9 +339,18 @@ export class Engine {
       step = { result: Promise.reject(error), setMasks: () => {} };
     }
     step.result.catch(() => {}); // seen to when its turn comes
-    this.scheduler.launched(entries, ++this.steps);
     const { topLogprobs, tokens } = batch;
-    this.flights.push({ entries, voids: new Map(), step, topLogprobs, tokens: tokens.length, launchedAt });
+    const mark = this.recorder.launched({
+      step: ++this.steps,
+      at: launchedAt,
+      entries,
+      tokens: tokens.length,
+      running: running.length,
+      waiting: waiting.length,
+      freePages: Math.min(...this.holdings.pools.map(({ available }) => available)),
+    });
+    this.scheduler.launched(entries, this.steps);
+    this.flights.push({ entries, voids: new Map(), step, topLogprobs, tokens: tokens.length, launchedAt, mark });
     return true;
   }
 
@@ -339,8 +368,9 @@ export class Engine {
     const now = this.options.now();
     this.budget.observe(flight.tokens, now - Math.max(flight.launchedAt, this.settledAt));
     this.settledAt = now;
+    this.recorder.settled(flight.mark, now);
     let row = 0;
-    for (const { sequence, scoreFrom, scoreTo, draws, drafts } of flight.entries) {
+    for (const [at, { sequence, scoreFrom, scoreTo, draws, drafts }] of flight.entries.entries()) {
       const { record } = sequence;
       for (let position = scoreFrom; position < scoreTo; position++) {
         const most = record.request.promptLogprobs!;
@@ -351,9 +381,13 @@ export class Engine {
       if (!draws) continue;
       sequence.inFlight--;
       const nothing = flight.voids.get(sequence);
+      if (nothing === "late") this.recorder.late(flight.mark, at);
       if (nothing !== undefined) this.drewNothing(sequence, nothing, now);
       else if (drafts.length === 0) this.drawn(sequence, result, row, flight.topLogprobs, now);
-      else this.checkGuesses(sequence, drafts, result, row, flight.topLogprobs, now);
+      else {
+        const right = this.checkGuesses(sequence, drafts, result, row, flight.topLogprobs, now);
+        this.recorder.guessed(flight.mark, at, right);
+      }
       row += 1 + drafts.length;
     }
   }
@@ -387,7 +421,8 @@ export class Engine {
     else if (sequence.length - sequence.promptLength >= request.maxTokens) this.finish(sequence, "length");
   }
 
-  /** Each row's token is right as long as the guesses before it are what was drawn. What lies behind is computed again. */
+  /** Each row's token is right as long as the guesses before it are what was drawn. What lies behind is computed again.
+   *  Returns how many guesses were right. */
   private checkGuesses(
     sequence: Sequence,
     guesses: Int32Array,
@@ -395,13 +430,14 @@ export class Engine {
     row: number,
     top: number,
     now: number,
-  ): void {
-    if (sequence.finished) return;
+  ): number {
+    if (sequence.finished) return 0;
     let right = 0;
     while (right < guesses.length && guesses[right] === result.tokens[row + right]) right++;
     sequence.computed = Math.min(sequence.computed, sequence.length + right);
     for (let i = 0; i <= right && !sequence.finished; i++) this.drawn(sequence, result, row + i, top, now);
     this.guesses.learn(sequence, guesses.length, right);
+    return right;
   }
 
   private drewNothing(sequence: Sequence, nothing: Void, now: number): void {
@@ -420,7 +456,10 @@ export class Engine {
   private follow(sequence: Sequence, ids: readonly number[], now: number): void {
     const { request } = sequence.record;
     // The device counts what it draws: these it has to be told.
-    if (ids.length > 0) sequence.slotIsNew = sequence.running;
+    if (ids.length > 0) {
+      sequence.slotIsNew = sequence.running;
+      this.recorder.followed(sequence, ids.length);
+    }
     for (const token of ids) {
       sequence.append(token, now);
       this.generatedTokens++;
@@ -443,7 +482,9 @@ export class Engine {
     if (reason !== "error") this.scheduler.nameFullPages(sequence);
     this.scheduler.remove(sequence);
     sequence.constraint?.close();
-    const timings = sequence.timings(this.options.now());
+    const now = this.options.now();
+    this.recorder.finished(sequence, reason, now);
+    const timings = sequence.timings(now);
     this.output.finish(record.request.id, { type: "finish", index, reason, ...extra, timings });
     if (--record.open === 0) this.requests.delete(record.request.id);
   }

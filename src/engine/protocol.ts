@@ -1,6 +1,6 @@
 // Owns: what client.ts and host.ts say to each other, over any carrier: a worker thread, a child process, or a channel in
 // one thread. Messages survive structured clone. Requests are named by numbers (handles) that the client gives out.
-import type { EngineStats, ErrorRecord, GenerateRequest, ModelLimits, TokenEvent } from "./types.js";
+import type { EngineStats, ErrorRecord, GenerateRequest, ModelLimits, Timeline, TokenEvent } from "./types.js";
 
 export interface Port {
   post(message: unknown): void;
@@ -16,6 +16,8 @@ export type ClientMessage =
   | { readonly type: "submit"; readonly handle: number; readonly request: GenerateRequest }
   | { readonly type: "abort"; readonly handle: number; readonly index?: number }
   | { readonly type: "stats"; readonly ticket: number }
+  /** steps: the newest so many. */
+  | { readonly type: "timeline"; readonly ticket: number; readonly steps: number }
   | { readonly type: "embed"; readonly ticket: number; readonly texts: readonly Int32Array[] }
   /** Its vectors are not wanted any more; there is no answer. */
   | { readonly type: "abandon"; readonly ticket: number }
@@ -40,6 +42,8 @@ export type HostMessage =
       readonly others: readonly HandledEvent[];
     }
   | { readonly type: "stats"; readonly ticket: number; readonly stats: EngineStats }
+  /** Undefined: the model is an encoder, which has no steps. */
+  | { readonly type: "timeline"; readonly ticket: number; readonly timeline: Timeline | undefined }
   | { readonly type: "embedded"; readonly ticket: number; readonly vectors: readonly Float32Array[] }
   | { readonly type: "notEmbedded"; readonly ticket: number; readonly error: ErrorRecord };
 

@@ -59,6 +59,7 @@ export class Scheduler {
     private readonly onAdmitted: (sequence: Sequence) => void,
     /** True: more of its prefix is on its way; it is `fetching` until that is in the cache. */
     private readonly fetch: (sequence: Sequence) => boolean = () => false,
+    private readonly onPreempt: (sequence: Sequence) => void = () => {},
   ) {
     this.freeSlots = Array.from({ length: limits.slots }, (_, i) => limits.slots - 1 - i);
   }
@@ -317,6 +318,7 @@ export class Scheduler {
 
   private preempt(s: Sequence): void {
     this.preemptions++;
+    this.onPreempt(s);
     this.holdings.release(s.held);
     s.computed = 0;
     s.named = 0;

@@ -85,9 +85,9 @@ export class Sequence {
   finished: FinishReason | undefined;
   cachedTokens = 0;
 
-  private readonly arrivedAt: number;
-  private admittedAt: number | undefined;
-  private firstTokenAt: number | undefined;
+  readonly arrivedAt: number;
+  admittedAt: number | undefined;
+  firstTokenAt: number | undefined;
   private lastTokenAt: number | undefined;
 
   constructor(options: SequenceOptions) {

@@ -23,6 +23,8 @@ export interface SamplingParams {
 export interface GenerateRequest {
   /** Unique among live requests. With n > 1 each choice is an index of this request. */
   readonly id: string;
+  /** What the timeline calls it; its id unless said. */
+  readonly label?: string;
   readonly promptIds: Int32Array;
   /** How many choices, sharing the prompt's pages. Choice i draws with seed + i. */
   readonly n: number;
@@ -149,6 +151,67 @@ export interface EngineStats {
   /** Guessed tokens that were checked, and those that were right. */
   readonly draftTokens: number;
   readonly acceptedTokens: number;
+}
+
+/** One choice of a request, as the timeline shows it. Times are milliseconds of the engine's clock. */
+export interface TimelineChoice {
+  /** Counts the engine's choices. */
+  readonly choice: number;
+  readonly request: string;
+  readonly index: number;
+  readonly client?: string;
+  readonly priority: number;
+  readonly promptTokens: number;
+  readonly maxTokens: number;
+  readonly cachedTokens: number;
+  readonly generatedTokens: number;
+  readonly arrived: number;
+  readonly admitted?: number;
+  readonly firstToken?: number;
+  readonly finished?: number;
+  readonly reason?: FinishReason;
+}
+
+/**
+ * What the scheduler did with a choice. admit: it runs from now on, `tokens` of it found in the cache. fetch: it waits for
+ * pages of it that left the device. preempt: it gave its pages back, `tokens` are to be computed again. follow: `tokens`
+ * of its answer were known without being drawn. compute: `tokens` from position `from` on were in the step.
+ */
+export interface TimelineAction {
+  readonly action: "admit" | "fetch" | "preempt" | "follow" | "compute";
+  readonly choice: number;
+  readonly tokens: number;
+  readonly from?: number;
+  /** Its last token brings the next. */
+  readonly draws?: boolean;
+  /** Of its tokens, guesses; and of these, once it is known, right ones. */
+  readonly guesses?: number;
+  readonly right?: number;
+  /** Its mask was late: what it drew did not count. */
+  readonly late?: boolean;
+}
+
+/** What the scheduler has lately done. Times are milliseconds of the engine's clock. */
+export interface Timeline {
+  readonly now: number;
+  /** Those that have not ended, and those that ended since the first of the steps. */
+  readonly choices: readonly TimelineChoice[];
+  /** Oldest first. */
+  readonly steps: readonly {
+    readonly step: number;
+    readonly launched: number;
+    /** Absent while it is in flight. */
+    readonly ended?: number;
+    readonly failed?: boolean;
+    readonly tokens: number;
+    /** Choices, at its launch. */
+    readonly running: number;
+    readonly waiting: number;
+    /** Pages of the scarcest group that nobody holds, cached ones among them. */
+    readonly freePages: number;
+    /** Since the step before was launched, in order. */
+    readonly actions: readonly TimelineAction[];
+  }[];
 }
 
 /** What the model can do, known once it is loaded. */

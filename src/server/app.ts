@@ -15,6 +15,7 @@ import { auditTo } from "./audit.js";
 import { checkBinding } from "./auth.js";
 import { batchRoutes } from "./batches.js";
 import { Budgets } from "./budgets.js";
+import { debugRoutes } from "./debug.js";
 import { docsRoutes } from "./docs.js";
 import { healthRoutes } from "./health.js";
 import { createHttp } from "./http.js";
@@ -109,6 +110,7 @@ export async function listen(
   const open = refuseWhileDraining(app, draining.signal);
   const metrics = new Metrics(models);
   healthRoutes(app, models, metrics, draining.signal);
+  debugRoutes(app, models);
   const budgets = new Budgets(settings.usageFolder ?? join(dataFolder(), "usage"));
   app.addHook("onClose", async () => budgets.flush());
   const serving = { models, times: settings, closing: closing.signal, metrics, budgets };
@@ -199,7 +201,7 @@ async function close(app: FastifyInstance, { silent, open, draining, closing }: 
 }
 
 /** What a balancer or a monitor asks is answered to the end. */
-const watching = new Set(["/health", "/ping", "/ready", "/metrics"]);
+const watching = new Set(["/health", "/ping", "/ready", "/metrics", "/debug", "/debug/timeline"]);
 
 function refuseWhileDraining(app: FastifyInstance, draining: AbortSignal): OpenRequests {
   const open = new OpenRequests();

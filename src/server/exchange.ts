@@ -108,7 +108,8 @@ export async function* answered(exchange: Exchange, prepared: Prepared, signal: 
   const { request, reply, model, metrics, budgets } = exchange;
   const key = keyOf(request);
   const priority = Math.max(prepared.request.priority, innerOf(request)?.priority ?? prepared.request.priority);
-  const whose = { ...prepared, request: { ...prepared.request, client: key?.name, weight: key?.weight, priority } };
+  const about = { label: request.id, client: key?.name, weight: key?.weight, priority };
+  const whose = { ...prepared, request: { ...prepared.request, ...about } };
   const account = metrics.opened(model, whose, performance.now() - reply.elapsedTime);
   keepAccount(request, account);
   budgets.spend(key, account.promptTokens);

@@ -4,7 +4,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { UserError } from "../base/errors.js";
 
-/** infer: ask models; manage: pull, push, create, copy and delete packages; metrics: read the server's numbers. */
+/** infer: ask models; manage: pull, push, create, copy and delete packages; metrics: read the server's numbers and timelines. */
 export const scopes = ["infer", "manage", "metrics"] as const;
 export type Scope = (typeof scopes)[number];
 

@@ -314,13 +314,17 @@ function cacheUsage({ pages }: EngineStats): number {
 
 /** undefined: the engine does not count, is dead, or does not answer in time. */
 async function statsOf({ session: { engine } }: ServedModel): Promise<EngineStats | undefined> {
-  if (engine.stats === undefined || engine.alive === false) return undefined;
+  return engine.alive === false ? undefined : inTime(engine.stats?.());
+}
+
+/** What an engine answers; undefined: it does not, or not in time. */
+export async function inTime<T>(asked: Promise<T> | undefined): Promise<T | undefined> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<undefined>((resolve) => {
     timer = setTimeout(() => resolve(undefined), statsMs);
   });
   try {
-    return await Promise.race([engine.stats(), late]);
+    return await Promise.race([asked, late]);
   } catch {
     return undefined;
   } finally {

@@ -1,5 +1,5 @@
 // Owns: what a session asks of the parts below it. EngineClient is a Generator; text/ gives a TextModel.
-import type { EngineStats, GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
+import type { EngineStats, GenerateRequest, ModelLimits, Timeline, TokenEvent } from "../engine/types.js";
 import type { TemplateOverride } from "../text/text.js";
 import type { ChatMessage, Tool } from "./types.js";
 
@@ -15,6 +15,8 @@ export interface Generator {
   readonly alive?: boolean;
   /** Starts a dead host again. */
   stats?(): Promise<EngineStats>;
+  /** What its newest steps did; undefined: it has none, or its host is dead. */
+  timeline?(steps: number): Promise<Timeline | undefined>;
 }
 
 /** Absent for a checkpoint that has none: it is then served by token ids alone. */

@@ -152,7 +152,7 @@ it("asks for a key on every route but those that are listed as public", async ()
     await answer.arrayBuffer();
   }
   const watched = ["/health", "/ping", "/ready"].flatMap((path) => [`GET ${path}`, `HEAD ${path}`]);
-  const described = ["GET /docs", "GET /openapi.json", "GET /api-doc/openapi.json"];
+  const described = ["GET /debug", "GET /docs", "GET /openapi.json", "GET /api-doc/openapi.json"];
   expect([...open].sort()).toEqual([...watched, ...described].sort());
 });
 

@@ -69,6 +69,8 @@ export const summaries: Readonly<Record<string, Readonly<Record<string, string>>
     "GET /ping": "As /health.",
     "GET /ready": "Whether more requests are wanted.",
     "GET /metrics": "Figures for Prometheus.",
+    "GET /debug/timeline": "What the schedulers did in their newest steps.",
+    "GET /debug": "The same, drawn.",
     "GET /docs": "This description, as a page.",
     "GET /openapi.json": "This description, as OpenAPI 3.1.",
     "GET /api-doc/openapi.json": "As /openapi.json.",
