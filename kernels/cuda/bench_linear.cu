@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 #include <algorithm>
+#include <cuda.h>
+#include "linear_wgmma.cuh"
 #include "linear_one.cuh"
 
 extern "C" {
@@ -24,12 +26,12 @@ STREAM(mr_linear_8)
 STREAM(mr_linear_16)
 STREAM(mr_linear_32)
 STREAM(mr_linear_64)
-#define GEMM(NAME)                                                                                                       \
-  __global__ void NAME(const mr::bf16*, int, void*, int, int, const float*, const int*, int, int, int, int, int, int, float*, \
-                       int*, int, const uint8_t*, int, const uint8_t*, int, const uint8_t*, int, const uint8_t*, int);
-GEMM(mr_linear_gemm_64)
-GEMM(mr_linear_gemm_128)
-GEMM(mr_linear_gemm_256)
+#define PRODUCT mr::TensorMap, mr::TensorMap, mr::TensorMap, mr::TensorMap, mr::TensorMap, int, void*, int, int, const float*, const int*, int, int, int, int, int, int, int, int
+__global__ void mr_linear_gemm_128(PRODUCT, int);
+__global__ void mr_linear_gemm_256(PRODUCT, int);
+#define FEW(BM, R) __global__ void mr_linear_few_##BM##_##R(PRODUCT, int, int, int, int);
+#define EACH_FEW(DO) DO(64, 32) DO(64, 64) DO(64, 96) DO(64, 128) DO(64, 192) DO(64, 224) DO(64, 256) DO(128, 32) DO(128, 64) DO(128, 96) DO(128, 128) DO(128, 192) DO(128, 224) DO(128, 256)
+EACH_FEW(FEW)
 }
 
 #define CHECK(x)                                                                                        \
@@ -174,13 +176,18 @@ struct Call {
 };
 
 template <class... P, class... A>
-static void launch(void (*kernel)(P...), dim3 grid, int block, int shared, A... args) {
+static void launch_cluster(int cluster, void (*kernel)(P...), dim3 grid, int block, int shared, A... args) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared, config.stream = stream;
-  cudaLaunchAttribute a{};
-  a.id = cudaLaunchAttributeProgrammaticStreamSerialization, a.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &a, config.numAttrs = 1;
+  cudaLaunchAttribute a[2]{};
+  a[0].id = cudaLaunchAttributeProgrammaticStreamSerialization, a[0].val.programmaticStreamSerializationAllowed = 1;
+  a[1].id = cudaLaunchAttributeClusterDimension, a[1].val.clusterDim = {unsigned(cluster), 1, 1};
+  config.attrs = a, config.numAttrs = cluster > 1 ? 2 : 1;
   CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...));
+}
+template <class... P, class... A>
+static void launch(void (*kernel)(P...), dim3 grid, int block, int shared, A... args) {
+  launch_cluster(1, kernel, grid, block, shared, args...);
 }
 
 // As src/device/cuda/linear.ts lowers it. tile: tokens a pass (8, 16, 32, 64).
@@ -229,23 +236,75 @@ static void run_one(const Call& c, const Norm& norm = {}) {
          c.epilogue == mr::gated_y ? c.y_width : 0, norm.squares, norm.count, 1e-5f, norm.weight, norm.next, norm.next_squares,
          int(c.segments.size()), a.data, a.type, a.rows, b.data, b.type, b.rows, d.data, d.type, d.rows, e.data, e.type, e.rows);
 }
-template <class K>
-static void run_gemm(K kernel, int BM, int BN, int stages, const Call& c, const std::vector<Weight>& weights, bool late) {
-  const bool gated = c.epilogue == mr::gated_y;
-  const int rows = gated ? c.y_width : 0, blocks_m = (c.tokens + BM - 1) / BM, steps = (weights[0].cols + 63) / 64;
-  int blocks_n = 0;
-  if (gated) blocks_n = ((rows + 15) / 16 + BN / 32 - 1) / (BN / 32);
-  else for (auto& s : weights) blocks_n += ((s.rows + 15) / 16 + BN / 16 - 1) / (BN / 16);
-  int splits = 1;
-  while (BM * blocks_m <= 256 && splits < 8 && blocks_m * blocks_n * splits * 2 <= sms && steps / (splits * 2) >= 8) splits *= 2;
-  const int shared = stages * (BM + BN) * 128 + 1280;
-  CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  const auto seg = [&](int i) { return i < int(weights.size()) ? weights[i] : Weight{0, 0, 0, nullptr, {}}; };
-  launch(kernel, dim3(std::min(sms, blocks_n * blocks_m * splits)), 384, shared, c.x, weights[0].cols, c.y, c.y_f32, c.y_width, c.bias, c.count,
-         c.epilogue, int(mr::silu), rows, blocks_m, splits, late, c.partial, c.tickets, int(weights.size()), seg(0).data, seg(0).rows,
-         seg(1).data, seg(1).rows, seg(2).data, seg(2).rows, seg(3).data, seg(3).rows);
+// element: 2 bytes with the 128-byte swizzle, or 8 without.
+static mr::TensorMap tensor_map(const void* at, int element, int64_t cols, int64_t rows, int box_cols, int box_rows) {
+  static void* found = nullptr;
+  if (!found) {
+    cudaDriverEntryPointQueryResult result;
+    CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result));
+  }
+  const cuuint64_t sizes[2] = {cuuint64_t(cols), cuuint64_t(rows)}, strides[1] = {cuuint64_t(cols) * element};
+  const cuuint32_t box[2] = {cuuint32_t(box_cols), cuuint32_t(box_rows)}, ones[2] = {1, 1};
+  CUtensorMap map;
+  const auto encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(found);
+  const CUresult e = encode(&map, element == 2 ? CU_TENSOR_MAP_DATA_TYPE_UINT16 : CU_TENSOR_MAP_DATA_TYPE_UINT64, 2, const_cast<void*>(at), sizes, strides,
+                            box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, element == 2 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+                            CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (e != CUDA_SUCCESS) printf("{\"error\":\"cuTensorMapEncodeTiled %d\"}\n", int(e)), exit(1);
+  mr::TensorMap out;
+  memcpy(&out, &map, sizeof out);
+  return out;
 }
-// tile: 1 … 64 tokens a pass: streaming; 1000 + BN: wgmma with tiles of BN rows.
+// Blocks of R rows.
+static int blocks_of(const Call& c, const std::vector<Weight>& weights, int R) {
+  const auto blocks = [](int rows, int tiles) { return ((rows + 15) / 16 + tiles - 1) / tiles; };
+  if (c.epilogue == mr::gated_y) return blocks(c.y_width, R / 32);
+  int all = 0;
+  for (auto& s : weights) all += blocks(s.rows, R / 16);
+  return all;
+}
+template <class K, class... A>
+static void run_product(K kernel, int cluster, dim3 grid, int block, int shared, int box_rows, int R, const Call& c, const std::vector<Weight>& weights, A... more) {
+  CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  const mr::TensorMap map = tensor_map(c.x, 2, weights[0].cols, c.tokens, 64, box_rows);
+  const auto seg = [&](size_t i) {
+    const Weight& w = weights[std::min(i, weights.size() - 1)];
+    return tensor_map(w.data, 8, (w.cols + 63) / 64 * 256, (w.rows + 15) / 16, 256, R / 32);
+  };
+  const auto rows = [&](size_t i) { return i < weights.size() ? weights[i].rows : 0; };
+  launch_cluster(cluster, kernel, grid, block, shared, map, seg(0), seg(1), seg(2), seg(3), weights[0].cols, c.y, c.y_f32, c.y_width, c.bias, c.count,
+                 c.epilogue, int(mr::silu), c.epilogue == mr::gated_y ? c.y_width : 0, int(weights.size()), rows(0), rows(1), rows(2), rows(3), more...);
+}
+static void run_gemm(int BN, const Call& c, const std::vector<Weight>& weights) {
+  const int pairs = (c.tokens + 255) / 256, blocks = blocks_of(c, weights, BN);
+  const dim3 grid(std::min(sms / 2, pairs * blocks) * 2);
+  const int shared = (BN == 256 ? 4 : 6) * (128 + BN) * 128 + 1024 + 8 * 16 * 40 * 4;
+  if (BN == 256) run_product(mr_linear_gemm_256, 2, grid, 384, shared, 128, 256, c, weights, pairs);
+  else run_product(mr_linear_gemm_128, 2, grid, 384, shared, 128, 128, c, weights, pairs);
+}
+// Few tokens: rows a block and blocks along k, those asked for or the cheapest.
+static int few_rows = 0, few_splits = 0, few_shared = 226 << 10;
+static void run_few(const Call& c, const std::vector<Weight>& weights, bool late) {
+  const int steps = (weights[0].cols + 63) / 64, n = std::min(c.tokens, 128), passes = (c.tokens + 127) / 128, BM = n <= 64 ? 64 : 128;
+  const int x_rows = (n + 7) / 8 * 8;
+  int R = few_rows ? few_rows : 128, S = 1;
+  double best = 1e30;
+  for (int r : {32, 64, 96, 128, 192, 224, 256})
+    for (int s = 1; s <= 8 && s <= steps; s *= 2) {
+      if ((few_rows && r != few_rows) || (few_splits && s != few_splits)) continue;
+      const int blocks = blocks_of(c, weights, r) * s * passes, waves = (blocks + sms - 1) / sms;
+      const double cost = waves * (r + n / 2.0 + 16) * ((steps + s - 1) / s) + (s > 1 ? double(n) * r * s / 6 : 0);
+      if (cost < best) best = cost, R = r, S = s;
+    }
+  const int stage = (x_rows + R) * 128;
+  const int stages = std::max(2, std::min(mr::most_stages, (few_shared - 1024) / stage));
+  const int shared = 1024 + std::max({stages * stage, (stages - 1) * stage + BM * 128, n * (R + 8) * 4});
+  const dim3 grid(blocks_of(c, weights, R) * S, passes);
+#define RUN_FEW(M, N) \
+  if (BM == M && R == N) run_product(mr_linear_few_##M##_##N, S, grid, 288, shared, x_rows, R, c, weights, x_rows, S, stages, int(late));
+  EACH_FEW(RUN_FEW)
+}
+// tile: 1 … 64 tokens a pass: streaming; 1000 + BN: wgmma with tiles of BN rows; 2000: wgmma for few tokens.
 static uint8_t* wide;
 static void run(const Call& c, int tile) {
   if (tile == 1) return run_one(c);
@@ -266,9 +325,8 @@ static void run(const Call& c, int tile) {
       at += int64_t(units) * tiles * 2048, late = true;
     }
   }
-  if (tile == 1064) run_gemm(mr_linear_gemm_64, 64, 128, 8, c, weights, late);
-  else if (tile == 1128) run_gemm(mr_linear_gemm_128, 128, 128, 6, c, weights, late);
-  else run_gemm(mr_linear_gemm_256, 128, 256, 4, c, weights, late);
+  if (tile == 2000) run_few(c, weights, late);
+  else run_gemm(tile - 1000, c, weights);
 }
 
 // y[t, r] = x[t] · w[r] in double.
@@ -397,7 +455,7 @@ static void check_norm(int type) {
 
 static void check_streams(bool small) {
   const double tight = 2e-6, rounded = 4e-3;
-  const std::vector<int> streams{8, 16, 32, 64}, gemms{1064, 1128, 1256};
+  const std::vector<int> streams{8, 16, 32, 64}, gemms{1128, 1256};
   for (int type = 0; type <= mr::Q6_K; type++) {
     const int multiple = block_values(type) == 1 ? 8 : block_values(type);
     const double wide_bound = type == mr::BF16 ? tight : rounded;
@@ -413,6 +471,14 @@ static void check_streams(bool small) {
       check({w}, mr::store_y, true, false, 9, streams, run, true, rounded);
       for (int tokens : {1, 20}) check({w, up}, mr::gated_y, tokens == 1, false, tokens, streams, run, true, rounded);
       if (rows == 1040) check({w}, mr::gated_y, false, true, 7, streams, run, true, tight);
+      for (int r : {0, 32, 224}) {
+        few_rows = r, few_splits = r == 32 ? 2 : 0;
+        for (int tokens : {3, 16, 33, 64, 100, 128, 300}) check({w}, mr::store_y, tokens == 64, true, tokens, {2000}, run, false, wide_bound);
+        check({w}, mr::add_y, false, true, 50, {2000}, run, false, wide_bound);
+        for (int tokens : {30, 90}) check({w, up}, mr::gated_y, tokens == 30, tokens == 90, tokens, {2000}, run, false, 2 * rounded);
+        if (rows == 1040) check({w}, mr::gated_y, false, true, 70, {2000}, run, false, 2 * rounded);
+      }
+      few_rows = few_splits = 0;
       for (int tokens : {5, 64, 200}) check({w}, mr::store_y, tokens == 64, true, tokens, gemms, run, false, wide_bound);
       check({w}, mr::add_y, false, true, 130, gemms, run, false, wide_bound);
       for (int tokens : {30, 300}) check({w, up}, mr::gated_y, tokens == 30, tokens == 300, tokens, gemms, run, false, 2 * rounded);
@@ -421,6 +487,7 @@ static void check_streams(bool small) {
         check({w, other, third}, mr::store_y, true, true, 1, {1}, run, false, tight);
         check({w, other, third}, mr::store_y, true, true, 4, streams, run, true, tight);
         check({w, other, third}, mr::store_y, true, false, 150, gemms, run, false, rounded);
+        check({w, other, third}, mr::store_y, true, false, 40, {2000}, run, false, rounded);
         CHECK(cudaFree(other.data));
         CHECK(cudaFree(third.data));
       }

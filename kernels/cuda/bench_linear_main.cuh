@@ -23,13 +23,33 @@ static void time_decode() {
 static void time_batch() {
   for (int type : {mr::BF16, mr::Q8_0, mr::Q4_K}) {
     const std::string t = std::string("8B ") + names[type];
-    for (auto [tokens, tile] : std::vector<std::pair<int, int>>{{1, 8}, {4, 8}, {8, 8}, {8, 1064}, {16, 16}, {16, 1064}, {32, 32}, {32, 1064}, {64, 1064}, {64, 1128}, {128, 1064}, {128, 1128}, {256, 1128}, {256, 1256}})
+    for (auto [tokens, tile] : std::vector<std::pair<int, int>>{{1, 8}, {4, 8}, {8, 8}, {8, 2000}, {16, 16}, {16, 2000}, {32, 32}, {32, 2000}, {64, 2000}, {128, 2000}, {256, 1128}, {256, 1256}})
       time_chain(t.c_str(), plain_layer(true, type), 16, tokens, run, tile);
   }
 }
 
+static void time_few() {
+  for (int tokens : {16, 32, 64, 128})
+    for (int i = 0; i < 4; i++)
+      for (int rows : {32, 64, 96, 128, 192, 224, 256})
+        for (int splits : {1, 2, 4, 8})
+          for (int shared : {112 << 10, 226 << 10}) {
+            if (tokens == 128 && shared < 120000 && rows > 128) continue;
+            const int tiles[] = {384, 256, 1792, 256}, blocks = (tiles[i] * 16 + rows - 1) / rows * splits;
+            if (blocks < 100 || blocks > 540) continue;
+            few_rows = rows, few_splits = splits, few_shared = shared;
+            printf("{\"rows\":%d,\"splits\":%d,\"shared\":%d}", rows, splits, shared);
+            time_chain("8B BF16", plain_layer(true, mr::BF16), 16, tokens, run, 2000, i);
+          }
+  few_rows = few_splits = 0, few_shared = 226 << 10;
+  for (int tokens : {16, 32, 64, 128}) {
+    time_chain("8B BF16", plain_layer(true, mr::BF16), 16, tokens, run, 2000);
+    time_chain("1B BF16", plain_layer(false, mr::BF16), 16, tokens, run, 2000);
+  }
+}
+
 static void time_prefill() {
-  for (int tokens : {512, 1024, 2048, 8192})
+  for (int tokens : {256, 512, 1024, 2048, 8192})
     for (int tile : {1128, 1256}) {
       time_chain("8B BF16", plain_layer(true, mr::BF16), 8, tokens, run, tile);
       if (tile == 1256 && tokens >= 2048) for (int i = 0; i < 4; i++) time_chain("8B BF16", plain_layer(true, mr::BF16), 8, tokens, run, tile, i);
@@ -61,6 +81,7 @@ int main(int argc, char** argv) {
       if (what == "many") most_tiles = 64;
       if (what == "decode") time_decode();
       if (what == "batch") time_batch();
+      if (what == "few") time_few();
       if (what == "prefill") time_prefill();
     }
   }

@@ -16,14 +16,16 @@ export type Arg =
   | { bytes: Uint8Array }
   | { map: TensorMap };
 
-/** A tensor of 2-byte values that the copy engine reads in boxes, each laid down with the 128-byte swizzle. */
+/** A tensor that the copy engine reads in boxes: of 2-byte values, each box laid down with the 128-byte swizzle, or of 8-byte
+ *  words, laid down as they are. */
 export interface TensorMap {
   readonly address: bigint;
+  readonly words?: boolean;
   /** Innermost first. */
   readonly sizes: readonly number[];
   /** Bytes from one to the next along each dimension but the innermost. */
   readonly strides: readonly number[];
-  /** The innermost is 64 values. */
+  /** The innermost is 64 values, or at most 256 words. */
   readonly box: readonly number[];
 }
 

@@ -141,7 +141,7 @@ interface Shared {
 function reserve(all: readonly Part[], gated: boolean, x: Place, context: LowerContext): Shared {
   const limit = x.rows ? context.limits.maxRows : context.limits.maxTokens;
   const gemmed = all.filter((part) => limit >= (gemmFrom(part, x, context) ?? Number.POSITIVE_INFINITY));
-  let partial = gemmed.length > 0 ? gemmPartialBytes(context.properties.multiprocessors) : 256;
+  let partial = 256;
   let tickets = 256;
   for (const part of all) {
     for (const stream of streams) {
@@ -150,7 +150,6 @@ function reserve(all: readonly Part[], gated: boolean, x: Place, context: LowerC
       tickets = Math.max(tickets, groups * 4);
     }
   }
-  tickets = Math.max(tickets, context.properties.multiprocessors * 4);
   const narrow = gemmed.map((part) => part.segments.filter(({ type }) => type !== "BF16"));
   const wide = Math.max(0, ...narrow.map((some) => some.reduce((sum, matrix) => sum + wideBytes(matrix), 0)));
   return {
@@ -160,20 +159,6 @@ function reserve(all: readonly Part[], gated: boolean, x: Place, context: LowerC
   };
 }
 
-/** Hopper's kernel of tiles of `tokens` × `rows`: Tile of linear_gemm.cu. */
-interface Gemm {
-  readonly tokens: number;
-  readonly rows: number;
-  readonly stages: number;
-  /** Used up to so many tokens. */
-  readonly most: number;
-}
-const gemms: readonly Gemm[] = [
-  { tokens: 64, rows: 128, stages: 8, most: 128 },
-  { tokens: 128, rows: 128, stages: 6, most: 768 },
-  { tokens: 128, rows: 256, stages: 4, most: Number.POSITIVE_INFINITY },
-];
-const gemmName = ({ tokens, rows }: Gemm): string => `mr_linear_gemm_${tokens === 64 ? 64 : rows}`;
 /** Weights of other formats are widened to bf16 at every step that multiplies them on wgmma: at most so many bytes. */
 const mostWide = 512 * 1024 * 1024;
 const wideBytes = ({ rows, cols }: Matrix): number => linearKernels.packedBytes("BF16", rows, cols);
@@ -186,25 +171,70 @@ function gemmFrom(part: Part, x: Place, context: LowerContext): number | undefin
   return wide > 0 ? 33 : 9;
 }
 
-function gemmCut(gemm: Gemm, part: Part, gated: boolean, n: number, cols: number, multiprocessors: number) {
-  const perBlock = gemm.rows / tileRows;
-  const blocksM = Math.ceil(n / gemm.tokens);
-  const blocksN = gated
-    ? Math.ceil(tilesOf(part.rows / 2) / (perBlock / 2))
-    : part.segments.reduce((sum, { rows }) => sum + Math.ceil(tilesOf(rows) / perBlock), 0);
-  const steps = Math.ceil(cols / 64);
-  let splits = 1;
-  if (blocksM * gemm.tokens <= 256) {
-    while (splits < 8 && blocksM * blocksN * splits * 2 <= multiprocessors && steps >= 16 * splits) splits *= 2;
-  }
-  return { blocksM, blocksN, splits };
+/** Up to so many tokens the kernel that streams weights (linear_few.cu) is the faster one. */
+const mostFew = 128;
+const mostStages = 24;
+const fewRows = [32, 64, 96, 128, 192, 224, 256];
+
+/** Blocks of so many rows: none goes across segments. */
+function blocksOf(part: Part, gated: boolean, rows: number): number {
+  if (gated) return Math.ceil(tilesOf(part.rows / 2) / (rows / 32));
+  return part.segments.reduce((sum, segment) => sum + Math.ceil(tilesOf(segment.rows) / (rows / tileRows)), 0);
 }
 
-const gemmFor = (n: number): Gemm => gemms.find(({ most }) => n <= most) ?? gemms[gemms.length - 1];
+/** Rows a block and blocks along k. In row-steps (128 bytes of W): what the busiest multiprocessor reads, x from the second-level
+ *  cache at half the cost, a copy's own cost, and what the blocks of a cluster exchange; as measured on an H200. */
+function fewCut(part: Part, gated: boolean, n: number, cols: number, multiprocessors: number) {
+  const steps = Math.ceil(cols / 64);
+  let best = { rows: 128, splits: 1, cost: Number.POSITIVE_INFINITY };
+  for (const rows of fewRows) {
+    for (let splits = 1; splits <= Math.min(8, steps); splits *= 2) {
+      const waves = Math.ceil((blocksOf(part, gated, rows) * splits) / multiprocessors);
+      const exchanged = splits > 1 ? (n * rows * splits) / 6 : 0;
+      const cost = waves * (rows + n / 2 + 16) * Math.ceil(steps / splits) + exchanged;
+      if (cost < best.cost) best = { rows, splits, cost };
+    }
+  }
+  return best;
+}
 
-/** Sums of split products: whatever the number of tokens, splits keep the tiles within one wave of blocks. */
-const gemmPartialBytes = (multiprocessors: number): number =>
-  Math.max(...gemms.map(({ tokens, rows }) => multiprocessors * tokens * rows * 4));
+/** linear_few.cu: grid, kernel and what it takes beyond what all products on wgmma take. */
+function fewLaunch(part: Part, gated: boolean, n: number, late: boolean, cols: number, context: LowerContext) {
+  const { rows, splits } = fewCut(part, gated, n, cols, context.properties.multiprocessors);
+  const most = n <= 64 ? 64 : 128;
+  const pass = Math.ceil(n / 8) * 8;
+  const stage = (pass + rows) * 128;
+  const stages = Math.max(2, Math.min(mostStages, Math.floor((fewShared - 1024) / stage)));
+  const sums = pass * (rows + 8) * 4;
+  return {
+    kernel: `mr_linear_few_${most}_${rows}`,
+    grid: [blocksOf(part, gated, rows) * splits, 1, 1] as const,
+    block: 288,
+    cluster: splits,
+    sharedBytes: 1024 + Math.max(stages * stage, (stages - 1) * stage + most * 128, sums),
+    rows,
+    pass,
+    more: [i32(pass), i32(splits), i32(stages), i32(late ? 1 : 0)],
+  };
+}
+const fewShared = 226 * 1024;
+
+/** linear_gemm.cu, likewise. */
+function manyLaunch(part: Part, gated: boolean, n: number, { properties }: LowerContext) {
+  const [rows, stages] = n <= 512 ? [128, 6] : [256, 4];
+  const pairs = Math.ceil(n / 256);
+  const clusters = Math.min(Math.floor(properties.multiprocessors / 2), pairs * blocksOf(part, gated, rows));
+  return {
+    kernel: `mr_linear_gemm_${rows}`,
+    grid: [2 * clusters, 1, 1] as const,
+    block: 384,
+    cluster: 2,
+    sharedBytes: stages * (128 + rows) * 128 + 1024 + 8 * 16 * 40 * 4,
+    rows,
+    pass: 128,
+    more: [i32(pairs)],
+  };
+}
 
 function gemmLaunches(call: Call, part: Part, n: number, shared: Shared, context: LowerContext): Launch[] {
   const launches: Launch[] = [];
@@ -219,26 +249,20 @@ function gemmLaunches(call: Call, part: Part, n: number, shared: Shared, context
     return wide;
   });
   const gated = call.gated !== undefined;
-  const gemm = gemmFor(n);
-  const { multiprocessors } = context.properties;
-  const { blocksM, blocksN, splits } = gemmCut(gemm, part, gated, n, call.x.width, multiprocessors);
-  const args = [
-    ...productArgs(call, part, context),
-    ...[i32(blocksM), i32(splits), i32(launches.length > 0 ? 1 : 0), ptr(shared.partial.address)],
-    ...[ptr(shared.tickets.address), i32(segments.length)],
-    ...Array.from({ length: maxSegments }, (_, i) => [
-      ptr(segments[i]?.address ?? 0n),
-      i32(segments[i]?.rows ?? 0),
-    ]).flat(),
-  ];
-  launches.push({
-    kernel: gemmName(gemm),
-    grid: [Math.min(multiprocessors, blocksM * blocksN * splits), 1, 1],
-    block: 384,
-    sharedBytes: gemm.stages * (gemm.tokens + gemm.rows) * 128 + 1280,
-    args,
-    dependent: true,
+  const { width: cols } = call.x;
+  const { rows, pass, more, ...launch } =
+    n <= mostFew ? fewLaunch(part, gated, n, launches.length > 0, cols, context) : manyLaunch(part, gated, n, context);
+  const x = { address: call.x.address, sizes: [cols, n], strides: [2 * cols], box: [64, pass] };
+  const maps = Array.from({ length: maxSegments }, (_, i) => {
+    const segment = segments[Math.min(i, segments.length - 1)];
+    const words = unitsOf("BF16", cols) * 256;
+    const sizes = [words, tilesOf(segment.rows)];
+    return { map: { address: segment.address, words: true, sizes, strides: [8 * words], box: [256, rows / 32] } };
   });
+  const heights = Array.from({ length: maxSegments }, (_, i) => i32(segments[i]?.rows ?? 0));
+  const [, , ...product] = productArgs(call, part, context);
+  const args = [{ map: x }, ...maps, i32(cols), ...product, i32(segments.length), ...heights, ...more];
+  launches.push({ ...launch, args, dependent: true });
   return launches;
 }
 

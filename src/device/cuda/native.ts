@@ -137,6 +137,8 @@ export class Cuda {
   private readonly device: number;
   private readonly modules: number[] = [];
   private readonly functions = new Map<string, number>();
+  /** What a function may ask for at most, where that was raised: other launches of it ask for less. */
+  private readonly dynamicShared = new Map<string, number>();
   private closed = false;
   /** Something went wrong on the GPU: its memory and all handles are lost. */
   failed = false;
@@ -256,19 +258,22 @@ export class Cuda {
     }
     if (!found) throw new InternalError(`there is no kernel ${name}`);
     this.functions.set(name, found);
-    if (dynamicShared > 48 << 10) this.check(name, this.driver.cuFuncSetAttribute(found, 8, dynamicShared));
+    if (dynamicShared > (this.dynamicShared.get(name) ?? 48 << 10)) {
+      this.check(name, this.driver.cuFuncSetAttribute(found, 8, dynamicShared));
+      this.dynamicShared.set(name, dynamicShared);
+    }
     return found;
   }
 
-  /** The driver's 128 bytes for the copy engine: 16-bit values, swizzle of 128 bytes, 256 bytes at a time into the L2. */
-  tensorMap({ address, sizes, strides, box }: TensorMap): Uint8Array {
+  /** The driver's 128 bytes for the copy engine, which reads 256 bytes at a time into the L2. */
+  tensorMap({ address, words, sizes, strides, box }: TensorMap): Uint8Array {
     const aligned = new Uint8Array(2 * tensorMapBytes);
     const map = aligned.subarray((64 - (this.addressOf(aligned) % 64)) % 64).subarray(0, tensorMapBytes);
-    const [uint16, swizzle128, promotion256] = [1, 3, 3];
+    const [type, swizzle, promotion256] = words ? [4, 0, 3] : [1, 3, 3]; // uint64; uint16, 128 bytes
     const failed = this.driver.cuTensorMapEncodeTiled(
       map,
-      ...[uint16, sizes.length, address, BigUint64Array.from(sizes, BigInt), BigUint64Array.from(strides, BigInt)],
-      ...[Uint32Array.from(box), new Uint32Array(box.length).fill(1), 0, swizzle128, promotion256, 0],
+      ...[type, sizes.length, address, BigUint64Array.from(sizes, BigInt), BigUint64Array.from(strides, BigInt)],
+      ...[Uint32Array.from(box), new Uint32Array(box.length).fill(1), 0, swizzle, promotion256, 0],
     );
     this.check("cuTensorMapEncodeTiled", failed);
     return map;
