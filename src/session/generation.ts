@@ -62,7 +62,7 @@ interface Gathering extends Gathered {
   end?: Delta & { type: "finish" };
 }
 
-const nothing = (): Gathering => ({ text: "", reasoning: "", toolCalls: [], tokens: [] });
+const nothing = (): Gathering => ({ text: "", reasoning: "", reasoningTokens: 0, toolCalls: [], tokens: [] });
 
 /**
  * ```ts

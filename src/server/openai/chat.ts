@@ -24,7 +24,12 @@ export async function chatCompletion(exchange: Exchange, body: ChatRequest): Pro
     job,
     body.return_token_ids ?? exchange.model.session.text === undefined,
   );
-  const head = heading("chatcmpl", body.stream ? "chat.completion.chunk" : "chat.completion", exchange.model);
+  // There is one tier; metadata stands in whole answers, as in those that OpenAI stores.
+  const labels = {
+    ...(body.service_tier === undefined ? {} : { service_tier: "default" }),
+    ...(body.metadata === undefined || body.stream ? {} : { metadata: body.metadata }),
+  };
+  const head = heading("chatcmpl", body.stream ? "chat.completion.chunk" : "chat.completion", exchange.model, labels);
   const respond = body.stream ? respondStream : respondWhole;
   await respond(exchange, [job], head, shape, wishesOf(body));
 }
@@ -61,12 +66,16 @@ function tool({
 }
 
 function toolChoice(choice: ChatRequest["tool_choice"]): ToolChoice | undefined {
-  return typeof choice === "object" ? { name: choice.function.name } : choice;
+  if (typeof choice !== "object") return choice;
+  if (choice.type === "function") return { name: choice.function.name };
+  const { mode, tools } = choice.allowed_tools;
+  return { allowed: tools.map((one) => one.function.name), required: mode === "required" };
 }
 
 function thinking(effort: ChatRequest["reasoning_effort"]): Thinking | undefined {
   if (effort === undefined) return undefined;
   if (effort === "none") return false;
+  if (effort === "xhigh") return "max";
   return effort === "minimal" ? "low" : (effort as Thinking);
 }
 

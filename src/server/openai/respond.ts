@@ -20,6 +20,10 @@ export interface Heading {
   readonly created: number;
   readonly model: string;
   readonly system_fingerprint: string;
+  /** Where one was asked for. */
+  readonly service_tier?: string;
+  /** Of a whole answer: what the caller gave. */
+  readonly metadata?: Readonly<Record<string, string>>;
 }
 
 export interface Shape {
@@ -29,13 +33,19 @@ export interface Shape {
   whole(answers: readonly Answer[]): { choices: readonly object[] };
 }
 
-export function heading(prefix: string, object: string, model: ServedModel): Heading {
+export function heading(
+  prefix: string,
+  object: string,
+  model: ServedModel,
+  more: Pick<Heading, "service_tier" | "metadata"> = {},
+): Heading {
   return {
     id: `${prefix}-${randomUUID().replaceAll("-", "")}`,
     object,
     created: Math.floor(Date.now() / 1000),
     model: model.id,
     system_fingerprint: model.fingerprint,
+    ...more,
   };
 }
 
@@ -171,6 +181,7 @@ export interface Usage {
   readonly completion_tokens: number;
   readonly total_tokens: number;
   readonly prompt_tokens_details: { readonly cached_tokens: number };
+  readonly completion_tokens_details: { readonly reasoning_tokens: number };
   /** In tokens: of the prompt, what the model saw, what it did not, and what of the first was in the cache. */
   readonly context: { readonly kept: number; readonly cut: number; readonly cached: number };
 }
@@ -181,12 +192,14 @@ class UsageCounter {
   private prompt = 0;
   private cached = 0;
   private completion = 0;
+  reasoning = 0;
 
   add(delta: Delta): void {
     if (delta.type === "start") {
       this.prompt += delta.promptIds.length;
       this.cached += delta.cachedTokens;
     } else if (delta.type === "finish") this.completion += delta.timings.generatedTokens;
+    else if (delta.type === "reasoning") this.reasoning += delta.tokens.length;
   }
 
   total(): Usage {
@@ -195,6 +208,7 @@ class UsageCounter {
       completion_tokens: this.completion,
       total_tokens: this.prompt + this.completion,
       prompt_tokens_details: { cached_tokens: this.cached },
+      completion_tokens_details: { reasoning_tokens: this.reasoning },
       context: { kept: this.prompt, cut: this.cut, cached: this.cached },
     };
   }
@@ -204,7 +218,10 @@ function usageOf(answers: readonly Answer[], cut: number): Usage {
   const usage = new UsageCounter(cut);
   for (const { promptIds, cachedTokens, choices } of answers) {
     usage.add({ type: "start", promptIds, cachedTokens });
-    for (const choice of choices) usage.add({ type: "finish", ...choice });
+    for (const choice of choices) {
+      usage.add({ type: "finish", ...choice });
+      usage.reasoning += choice.reasoningTokens;
+    }
   }
   return usage.total();
 }

@@ -4,6 +4,7 @@
 
 import { type Static, type TProperties, Type } from "typebox";
 import { overflows } from "../../session/fit.js";
+import { metadata } from "../responses/schema.js";
 import { formatFields } from "./format.js";
 
 const noExtra = { additionalProperties: false } as const;
@@ -163,8 +164,30 @@ const ToolChoice = Type.Union(
     Type.Literal("auto"),
     Type.Literal("required"),
     Type.Object({ type: Type.Literal("function"), function: Type.Object({ name: Type.String() }, noExtra) }, noExtra),
+    Type.Object(
+      {
+        type: Type.Literal("allowed_tools"),
+        allowed_tools: Type.Object(
+          {
+            mode: Type.Union([Type.Literal("auto"), Type.Literal("required")]),
+            tools: Type.Array(
+              Type.Object(
+                { type: Type.Literal("function"), function: Type.Object({ name: Type.String() }, noExtra) },
+                noExtra,
+              ),
+              { minItems: 1, maxItems: 128 },
+            ),
+          },
+          noExtra,
+        ),
+      },
+      noExtra,
+    ),
   ],
-  { description: '"none", "auto", "required" or {"type": "function", "function": {"name": "…"}}' },
+  {
+    description:
+      '"none", "auto", "required", {"type": "function", "function": {"name": "…"}} or {"type": "allowed_tools", "allowed_tools": {"mode", "tools"}}',
+  },
 );
 
 export const ChatBody = Type.Object(
@@ -181,13 +204,15 @@ export const ChatBody = Type.Object(
     tool_choice: Type.Optional(ToolChoice),
     reasoning_effort: Type.Optional(
       Type.Union(
-        ["none", "minimal", "low", "medium", "high"].map((effort) => Type.Literal(effort)),
-        { description: '"none", "minimal", "low", "medium" or "high"' },
+        ["none", "minimal", "low", "medium", "high", "xhigh", "max"].map((effort) => Type.Literal(effort)),
+        { description: '"none", "minimal", "low", "medium", "high", "xhigh" or "max"' },
       ),
     ),
     parallel_tool_calls: flag(),
-    metadata: Type.Optional(Type.Record(Type.String(), Type.String(), { description: "an object of strings" })),
+    metadata,
     prompt_cache_key: text(),
+    prompt_cache_retention: only("in_memory"),
+    verbosity: only("medium"),
     safety_identifier: text(),
     functions: emptyList,
     function_call: only("none"),
