@@ -14,7 +14,7 @@ import type {
 import type { Exchange } from "../exchange.js";
 import { sharedJob } from "./job.js";
 import { chatLogprobs } from "./logprobs.js";
-import { heading, respondStream, respondWhole, type Shape } from "./respond.js";
+import { heading, respondStream, respondWhole, type Shape, wishesOf } from "./respond.js";
 import type { ChatRequest } from "./schema.js";
 
 export async function chatCompletion(exchange: Exchange, body: ChatRequest): Promise<void> {
@@ -24,16 +24,9 @@ export async function chatCompletion(exchange: Exchange, body: ChatRequest): Pro
     job,
     body.return_token_ids ?? exchange.model.session.text === undefined,
   );
-  const overflow = body.context_overflow;
-  if (body.stream) {
-    const head = heading("chatcmpl", "chat.completion.chunk", exchange.model);
-    await respondStream(exchange, [job], head, shape, {
-      overflow,
-      includeUsage: body.stream_options?.include_usage ?? false,
-    });
-  } else {
-    await respondWhole(exchange, [job], heading("chatcmpl", "chat.completion", exchange.model), shape, { overflow });
-  }
+  const head = heading("chatcmpl", body.stream ? "chat.completion.chunk" : "chat.completion", exchange.model);
+  const respond = body.stream ? respondStream : respondWhole;
+  await respond(exchange, [job], head, shape, wishesOf(body));
 }
 
 export function chatJob(body: ChatRequest): ChatJob {

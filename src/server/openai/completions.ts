@@ -7,7 +7,7 @@ import type { ChatJob, DeltaToken } from "../../session/types.js";
 import type { Exchange } from "../exchange.js";
 import { sharedJob } from "./job.js";
 import { type CompletionLogprobs, completionLogprobs } from "./logprobs.js";
-import { heading, respondStream, respondWhole, type Shape } from "./respond.js";
+import { heading, respondStream, respondWhole, type Shape, wishesOf } from "./respond.js";
 import type { CompletionRequest } from "./schema.js";
 
 /** OpenAI's default for this route. */
@@ -23,10 +23,8 @@ export async function completion(exchange: Exchange, body: CompletionRequest): P
     body.return_token_ids ?? session.text === undefined,
   );
   const head = heading("cmpl", "text_completion", exchange.model);
-  const overflow = body.context_overflow;
-  const includeUsage = body.stream_options?.include_usage ?? false;
-  if (body.stream) await respondStream(exchange, jobs, head, shape, { overflow, includeUsage });
-  else await respondWhole(exchange, jobs, head, shape, { overflow });
+  const respond = body.stream ? respondStream : respondWhole;
+  await respond(exchange, jobs, head, shape, wishesOf(body));
 }
 
 export function completionJobs(body: CompletionRequest): ChatJob[] {

@@ -67,6 +67,8 @@ const shared = {
     ),
   ),
   return_token_ids: flag(),
+  // Adds llama.cpp's object of that name to the answer: timings.ts.
+  timings: flag(),
   priority: integer(-(2 ** 31), 2 ** 31 - 1),
   cache_salt: text(),
   // What becomes of a prompt that is longer than the context: session/fit.ts.
