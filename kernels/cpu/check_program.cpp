@@ -1,7 +1,7 @@
 // Owns: a program that drives the C ABI (api.h) without Node and holds what it gives against plain loops in double
 // precision: embedding, norms, rope, activations, paged attention, logits and sampling; and that no bit depends on how the
 // tokens were cut into calls. For processors that the tests' host is not (under an emulator), and for the host's own.
-// scripts/check-native.sh builds and runs it. Prints "ok" or what is off; exit status 1 then.
+// test/cpu/neon.test.ts builds it with check_moe.cpp, and runs it. Prints "ok" or what is off; exit status 1 then.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "api.h"
+#include "check.h"
 #include "program.h"
 
 namespace {
@@ -21,40 +22,11 @@ constexpr int vocab = 300, heads = 4, kv_heads = 2, dim = 24, rotary = 20, half 
 constexpr int q_width = heads * dim, kv_width = kv_heads * dim, width = q_width + 2 * kv_width;
 constexpr int layer_norm_width = 100, max_tokens = 320, prompt = 300, short_prompt = 37, pages = 64;
 
-int failures = 0;
-void expect(bool ok, const std::string& what) {
-  if (!ok && ++failures <= 20) std::printf("FAILED %s\n", what.c_str());
-}
-
-// The same numbers everywhere: std's distributions differ between libraries.
-struct Random {
-  uint64_t state;
-  double next() {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    return double(state >> 40) / double(1 << 24) * 2 - 1;
-  }
-  vector<float> floats(int n, double scale = 1) {
-    vector<float> out(static_cast<size_t>(n));
-    for (float& x : out) x = float(next() * scale);
-    return out;
-  }
-};
-
 struct Case {
   std::string name;
   int kv_type, window;
   double softcap;
   bool sinks, causal;
-};
-
-// The tensors of the program, [tokens, …] each, in the workspace.
-struct Areas {
-  int64_t end = 0;
-  int64_t take(int64_t floats) {
-    const int64_t at = end;
-    end += (floats * 4 + 63) / 64 * 64;
-    return at;
-  }
 };
 
 struct Model {
@@ -189,15 +161,6 @@ void call(const Driver& d, const vector<Part>& parts, Seen& seen) {
   for (size_t p = 0; p < parts.size(); p++)
     for (int t = token_start[p]; t < token_start[p + 1]; t++)
       seen.drawn[parts[p].sequence].push_back({chosen[t], ranks[t], {top_ids[3 * t], top_ids[3 * t + 1], top_ids[3 * t + 2]}, logprobs[t]});
-}
-
-void near(const vector<double>& want, const vector<float>& got, double bound, const std::string& what) {
-  double worst = 0;
-  for (size_t i = 0; i < want.size(); i++) {
-    const double off = std::fabs(want[i] - double(got[i])) / (1 + std::fabs(want[i]));
-    if (!(off <= worst)) worst = off;
-  }
-  expect(want.size() == got.size() && worst <= bound, what + ": off by " + std::to_string(worst));
 }
 
 // most: the row's largest magnitude.
@@ -366,6 +329,7 @@ int main() {
   run(m, {"bf16 cache, softcap", 2, 0, 3, false, true});
   run(m, {"f16 cache, not causal", 1, 0, 0, false, false});
   run(m, {"q8 cache, window and softcap", 3, 70, 3, false, true});
+  check_moe();
   std::printf(failures ? "%d off\n" : "ok\n", failures);
   return failures ? 1 : 0;
 }

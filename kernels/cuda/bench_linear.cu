@@ -320,7 +320,7 @@ static void run(const Call& c, int tile) {
     if (s.type == mr::BF16) weights.push_back(s);
     else {
       const int units = (s.cols + 63) / 64, tiles = (s.rows + 15) / 16;
-      launch(mr_linear_widen, dim3(units, tiles), 128, 0, s.type, s.data, s.cols, wide + at);
+      launch(mr_linear_widen, dim3((units + 7) / 8, tiles), 256, 0, s.type, s.data, s.cols, wide + at);
       weights.push_back({mr::BF16, s.rows, s.cols, wide + at, {}});
       at += int64_t(units) * tiles * 2048, late = true;
     }

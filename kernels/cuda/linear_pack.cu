@@ -1,6 +1,6 @@
 // Owns: a checkpoint's rows into the layout of linear_layout.cuh, without loss, and back: whole matrices to f32 or bf16,
 // and rows of embedding tables. Also the gate of pairs that no tile holds.
-#include "linear_layout.cuh"
+#include "linear_stream.cuh"
 
 namespace mr {
 
@@ -174,28 +174,76 @@ extern "C" __global__ void __launch_bounds__(256) mr_linear_unpack(int type, con
   });
 }
 
-// To a matrix in BF16's layout, each value rounded to the nearest. grid: (units of 64, tiles), up to as many bf16 units as
-// cols need.
-extern "C" __global__ void __launch_bounds__(128) mr_linear_widen(int type, const uint8_t* from, int cols, uint8_t* to) {
-  mr::release();
-  uint4* unit = reinterpret_cast<uint4*>(to + (static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x) * 2048);
-  const int r = threadIdx.x >> 3, chunk = (threadIdx.x & 7) ^ (r & 7), k = blockIdx.x * 64 + chunk * 8;
-  uint32_t out[4] = {0, 0, 0, 0};
-  if (k < cols) {
-    mr::for_storage(type, [&]<int S>() {
-      using L = mr::Format<S>;
-      const int units = (cols + L::k - 1) / L::k;
-      const uint8_t* source = from + (static_cast<int64_t>(blockIdx.y) * units + k / L::k) * L::bytes;
+namespace mr {
+
+// A lane's eight of 32 values of rows g and g + 8, as pairs of bf16, rounded as unit_value and then to bf16.
+template <int S>
+__device__ __forceinline__ void widen_values(const uint8_t* unit, int chunk, int lane, uint32_t (&out)[2][4]) {
+  using L = Format<S>;
+  Fragments<S> f;
+  f.load(unit, lane, chunk);
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const float a = mr::unit_value<S>(source, r, k % L::k + 2 * i), b = mr::unit_value<S>(source, r, k % L::k + 2 * i + 1);
-        const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-        out[i] = *reinterpret_cast<const uint32_t*>(&pair);
-      }
-    });
+  for (int half = 0; half < 2; half++) {
+    const int r = (lane >> 2) + 8 * half;
+    float scale[2] = {1.0f, 1.0f}, min = 0.0f;  // of the first and the second 16
+    if constexpr (S == Q4_K || S == Q5_K) {
+      const uint4 h = *reinterpret_cast<const uint4*>(unit + L::head_at + r * 16);
+      scale[0] = scale[1] = __fmul_rn(f16_value(h.x & 0xffff), (h.y >> (4 * chunk) & 15) | (h.w >> (2 * chunk) & 3) << 4);
+      min = -__fmul_rn(f16_value(h.x >> 16), (h.z >> (4 * chunk) & 15) | (h.w >> (16 + 2 * chunk) & 3) << 4);
+    } else if constexpr (S == Q6_K) {
+      const float d = f16_value(*reinterpret_cast<const uint16_t*>(unit + L::head_at + 256 + r * 2));
+      const char2 both = *reinterpret_cast<const char2*>(unit + L::head_at + r * 16 + 2 * chunk);
+      scale[0] = __fmul_rn(d, both.x), scale[1] = __fmul_rn(d, both.y);
+    } else if constexpr (!L::floating) {
+      const auto value = [&](int at) { return f16_value(*reinterpret_cast<const uint16_t*>(unit + L::head_at + at + r * 4 + chunk * 2)); };
+      scale[0] = scale[1] = value(0);
+      if constexpr (L::has_min) min = value(64);
+    }
+#pragma unroll
+    for (int p = 0; p < 4; p++) {
+      const uint32_t pair = f.a[0][p >> 1][(p & 1) * 2 + half];
+      const auto value = [&](uint32_t bits) {
+        const float code = __uint_as_float(bits) - (L::has_min ? 128.0f : 0.0f), product = __fmul_rn(scale[p >> 1], code);
+        return L::has_min ? __fadd_rn(product, min) : product;
+      };
+      out[half][p] = L::floating ? pair : bf16_pair(value(pair << 16), value(pair & 0xffff0000u));
+    }
   }
-  mr::wait();
-  unit[threadIdx.x] = make_uint4(out[0], out[1], out[2], out[3]);
+}
+
+}  // namespace mr
+
+// A matrix to BF16's layout: a warp 16 rows × 64 values. grid: (values / 512, tiles)
+extern "C" __global__ void __launch_bounds__(256) mr_linear_widen(int type, const uint8_t* from, int cols, uint8_t* to) {
+  mr::release();
+  const int units = (cols + 63) / 64, u = blockIdx.x * 8 + (threadIdx.x >> 5), lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+  if (u >= units) return;
+  uint8_t* unit = to + (static_cast<int64_t>(blockIdx.y) * units + u) * 2048;
+  mr::for_storage(type, [&]<int S>() {
+    using L = mr::Format<S>;
+    const int sources = (cols + L::k - 1) / L::k;
+    const uint8_t* tile = from + static_cast<int64_t>(blockIdx.y) * sources * L::bytes;
+    uint32_t out[2][2][4] = {};
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+      const int k = u * 64 + c * 32;
+      if (k < sources * L::k) mr::widen_values<S>(tile + static_cast<int64_t>(k / L::k) * L::bytes, k % L::k / 32, lane, out[c]);
+    }
+    mr::wait();
+#pragma unroll
+    for (int c = 0; c < 2; c++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const uint32_t(&v)[4] = out[c][half];
+        const int r = g + 8 * half;
+        if constexpr (S == mr::Q6_K) {
+          *reinterpret_cast<uint2*>(unit + mr::swizzled(r, c * 4 + (t >> 1)) + (t & 1) * 8) = make_uint2(v[0], v[1]);
+          *reinterpret_cast<uint2*>(unit + mr::swizzled(r, c * 4 + 2 + (t >> 1)) + (t & 1) * 8) = make_uint2(v[2], v[3]);
+        } else {
+          *reinterpret_cast<uint4*>(unit + mr::swizzled(r, c * 4 + t)) = make_uint4(v[0], v[1], v[2], v[3]);
+        }
+      }
+  });
 }
 
 // y[n] = scale · row ids[n] of the stacked tables, which hold the rows from `first` on; the others are left alone. One block a

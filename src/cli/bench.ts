@@ -157,33 +157,32 @@ function ops(): Command {
     )
     .action(async ({ device, json, threads }: { device: string; threads?: number; json?: boolean }) => {
       const { limits, roofs, rows } = device === "cuda" ? await gpuOps() : await cpuOps(threads);
-      if (!json) console.log(`limits: ${limits}`);
-      const all: OpRow<string>[] = [];
-      for await (const row of rows) all.push(row);
-      if (json) console.log(JSON.stringify({ roofs, rows: all, machine: machine() }));
-      else console.log(table(all.map(opLine)));
+      if (json) console.log(JSON.stringify({ roofs, rows, machine: machine() }));
+      else console.log(`limits: ${limits}\n${table(rows.map(opLine))}`);
     });
 }
 
 interface OpBench {
   readonly limits: string;
   readonly roofs: object;
-  readonly rows: AsyncIterable<OpRow<string>>;
+  readonly rows: readonly OpRow<string>[];
 }
 
 async function cpuOps(threads?: number): Promise<OpBench> {
-  const { measureRoofs, Ops } = await import("./ops.js");
-  const roofs = measureRoofs(threads);
+  const { Ops } = await import("./ops.js");
+  const { roofs, rows } = await new Ops({ threads }).measure();
   const { readBytes, int8, f32 } = roofs;
   const limits = `${giga(readBytes)} GB/s read, ${giga(int8)} GOP/s of int8, ${giga(f32)} GFLOP/s of f32`;
-  return { limits, roofs, rows: new Ops(roofs, { threads }).rows() };
+  return { limits, roofs, rows };
 }
 
 async function gpuOps(): Promise<OpBench> {
   const { CudaOps } = await import("./ops-cuda.js");
   const ops = new CudaOps();
   const { readBytes, bf16 } = ops.roofs;
-  return { limits: `${giga(readBytes)} GB/s read, ${giga(bf16)} GFLOP/s of bf16`, roofs: ops.roofs, rows: ops.rows() };
+  const rows: OpRow<string>[] = [];
+  for await (const row of ops.rows()) rows.push(row);
+  return { limits: `${giga(readBytes)} GB/s read, ${giga(bf16)} GFLOP/s of bf16`, roofs: ops.roofs, rows };
 }
 
 const giga = (value: number) => (value / 1e9).toFixed(1);

@@ -2,7 +2,7 @@
 // of one op, whose weights or pages together are more than the L2 holds, beside this GPU's limits and cuBLAS.
 import { randomBytes } from "node:crypto";
 import type { StorageType } from "../base/dtype.js";
-import { type Batch, noBias, noUpdates, slotFloats, slotInts } from "../device/batch.js";
+import { type Batch, noBias } from "../device/batch.js";
 import { openCublas } from "../device/cuda/cublas/native.js";
 import { CudaDevice } from "../device/cuda/device.js";
 import { Cuda } from "../device/cuda/native.js";
@@ -11,7 +11,7 @@ import { type CudaRoofs, cudaRoofs, timed } from "../device/cuda/roof.js";
 import type { Limits } from "../device/device.js";
 import { attention, cacheWrite, gatherRows, linear, logits, rmsNorm, sample } from "../plan/ops/index.js";
 import { median } from "./measure.js";
-import { OneOp, type OpRow, step } from "./ops.js";
+import { greedy, OneOp, type OpRow, settings, step } from "./ops.js";
 
 export type CudaRow = OpRow<keyof CudaRoofs>;
 
@@ -224,21 +224,8 @@ export class CudaOps {
   }
 }
 
-/** In the order of SlotFloat. */
-const greedy = [0, 1, 0, 1, 0, 0];
 const heads = { numHeads: 32, numKvHeads: 8, headDim: 128, vHeadDim: 128 };
 const isAttention = (kernel: string) => kernel.startsWith("mr_attention");
-
-/** Slots' parameters for the first time. */
-function settings(n: number, floats: readonly number[]): Batch["updates"] {
-  return {
-    ...noUpdates,
-    slots: Int32Array.from({ length: n }, (_, s) => s),
-    floats: Float32Array.from({ length: n * slotFloats }, (_, i) => floats[i % slotFloats]),
-    ints: Int32Array.from({ length: n * slotInts }, (_, i) => (i % slotInts === 3 ? -1 : 0)),
-    ...{ promptStart: new Int32Array(n + 1), outputStart: new Int32Array(n + 1) },
-  };
-}
 
 /** Tokens of one sequence, from its start. */
 function prompt(tokens: number, cached = true): Batch {

@@ -101,9 +101,11 @@ function kvType(text: string, device: string | undefined): DeviceFlags["kvDtype"
 
 function origins(text: string): string[] {
   const all = text.split(",").map((one) => one.trim());
-  const wrong = all.find((one) => one !== "*" && (one.includes("*") || !URL.canParse(one)));
+  const wrong = all.find((one) => one !== "*" && !URL.canParse(one.replaceAll("*", "0")));
   if (wrong === undefined) return all;
-  throw new InvalidArgumentError(`${JSON.stringify(wrong)} is no origin: give https://app.example, or "*" alone.`);
+  throw new InvalidArgumentError(
+    `${JSON.stringify(wrong)} is no origin: give https://app.example, or "*" for any text.`,
+  );
 }
 
 /** What flags leave open. */
@@ -233,7 +235,7 @@ export function command(): Command {
     .option("--tls-key <file>", "the certificate's private key, PEM")
     .option(
       "--cors-origin <origin>",
-      'web pages that may call: https://app.example, or "*" (several may be given)',
+      'web pages that may call: https://app.example, https://*.example, "*" (several may be given; this machine\'s always may)',
       collect,
     )
     .option("--audit-log <file>", "write who asked what to this file, a JSON object a line")

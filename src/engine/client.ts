@@ -3,7 +3,7 @@
 import { InternalError, UserError } from "../base/errors.js";
 import { Backoff } from "./backoff.js";
 import type { ClientMessage, HostMessage, Port } from "./protocol.js";
-import type { EngineStats, ErrorRecord, GenerateRequest, ModelLimits, Timeline, TokenEvent } from "./types.js";
+import type { EngineStats, ErrorRecord, GenerateRequest, ModelLimits, Timeline, Timings, TokenEvent } from "./types.js";
 
 export interface ClientOptions {
   /** Starts a host. Called for the first load, and again after a host has died. */
@@ -379,6 +379,18 @@ class Events {
   }
 }
 
+/** Of a choice that never ran. */
+export const noTimings: Timings = {
+  queueMs: 0,
+  promptMs: 0,
+  generationMs: 0,
+  promptTokens: 0,
+  cachedTokens: 0,
+  generatedTokens: 0,
+  draftTokens: 0,
+  acceptedTokens: 0,
+};
+
 /** The finish event of a choice that never ran. */
 export function failure(
   index: number,
@@ -386,8 +398,7 @@ export function failure(
   error: ErrorRecord,
 ): Extract<TokenEvent, { type: "finish" }> {
   const promptTokens = request.promptIds.length;
-  const none = { queueMs: 0, promptMs: 0, generationMs: 0, cachedTokens: 0, generatedTokens: 0 };
-  return { type: "finish", index, reason: "error", error, timings: { ...none, promptTokens } };
+  return { type: "finish", index, reason: "error", error, timings: { ...noTimings, promptTokens } };
 }
 
 /** What of an error may cross a border: a UserError whole, of others the message. */

@@ -57,6 +57,8 @@ export class Guesses {
   /** Of a sequence's guesses, those before the first wrong one were right. */
   learn(sequence: Sequence, guessed: number, right: number): void {
     sequence.draftHope?.learn(guessed, right);
+    sequence.guessed += guessed;
+    sequence.guessedRight += right;
     this.checked += guessed;
     this.right += right;
   }

@@ -435,8 +435,9 @@ export class Engine {
     let right = 0;
     while (right < guesses.length && guesses[right] === result.tokens[row + right]) right++;
     sequence.computed = Math.min(sequence.computed, sequence.length + right);
-    for (let i = 0; i <= right && !sequence.finished; i++) this.drawn(sequence, result, row + i, top, now);
+    // Before a drawn token can end the choice: its last event tells them.
     this.guesses.learn(sequence, guesses.length, right);
+    for (let i = 0; i <= right && !sequence.finished; i++) this.drawn(sequence, result, row + i, top, now);
     return right;
   }
 

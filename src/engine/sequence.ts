@@ -80,6 +80,9 @@ export class Sequence {
   drafter: Drafter | undefined;
   /** Of what the draft model guesses of it. */
   readonly modelHope = new Hope();
+  /** Guesses of it that were checked, and of them those that were right. */
+  guessed = 0;
+  guessedRight = 0;
   /** Tokens that its client has been charged for, from the first on: what is computed again is not counted again. */
   charged = 0;
   finished: FinishReason | undefined;
@@ -163,6 +166,8 @@ export class Sequence {
       promptTokens: this.promptLength,
       cachedTokens: this.cachedTokens,
       generatedTokens: this.length - this.promptLength,
+      draftTokens: this.guessed,
+      acceptedTokens: this.guessedRight,
     };
   }
 }

@@ -112,6 +112,9 @@ export interface Timings {
   readonly promptTokens: number;
   readonly cachedTokens: number;
   readonly generatedTokens: number;
+  /** Guesses of what comes next that were checked, and of them those that were right. */
+  readonly draftTokens: number;
+  readonly acceptedTokens: number;
 }
 
 /** Pages below the device, by where they are: in this machine's memory, on its disk. */

@@ -21,6 +21,8 @@ export class Account {
   queueMs = 0;
   promptMs = 0;
   generationMs = 0;
+  draftTokens = 0;
+  acceptedTokens = 0;
   /** From the request's arrival; undefined: no token came. */
   firstTokenMs: number | undefined;
   readonly finished: FinishReason[] = [];
@@ -54,6 +56,8 @@ export class Account {
     this.queueMs = Math.max(this.queueMs, timings.queueMs);
     this.promptMs = Math.max(this.promptMs, timings.promptMs);
     this.generationMs = Math.max(this.generationMs, timings.generationMs);
+    this.draftTokens += timings.draftTokens;
+    this.acceptedTokens += timings.acceptedTokens;
   }
 
   private count(index: number, tokens: number): void {

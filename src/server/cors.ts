@@ -1,9 +1,9 @@
-// Owns: which web pages of other origins may call this server: those that it was told of, else none.
+// Owns: which web pages of other origins may call this server: those of this machine and of programs that show pages of their
+// own, as with Ollama, and those that it was told of.
 import type { FastifyInstance } from "fastify";
 
-/** origins: "https://app.example" each, or "*" for any. */
+/** origins: "https://app.example" each, with "*" for any text, besides this machine's. */
 export function allowOrigins(app: FastifyInstance, origins: readonly string[]): void {
-  if (origins.length === 0) return;
   app.addHook("onRequest", async ({ method, headers }, reply) => {
     const { origin } = headers;
     reply.header("vary", "Origin");
@@ -22,5 +22,19 @@ export function allowOrigins(app: FastifyInstance, origins: readonly string[]): 
   });
 }
 
-export const isAllowed = (origins: readonly string[], origin: string): boolean =>
-  origins.includes("*") || origins.includes(origin);
+export function isAllowed(origins: readonly string[], origin: string): boolean {
+  return isOwn(origin) || origins.some((one) => one === origin || (one.includes("*") && patternOf(one).test(origin)));
+}
+
+/** No page of the network has such an origin. */
+function isOwn(origin: string): boolean {
+  return (
+    /^https?:\/\/(localhost|[^/:]+\.localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(:\d+)?$/i.test(origin) ||
+    /^(app|tauri|vscode-webview|vscode-file):\/\//.test(origin)
+  );
+}
+
+function patternOf(text: string): RegExp {
+  const parts = text.split("*").map((part) => part.replace(/[\\^$.|?+()[\]{}]/g, "\\$&"));
+  return new RegExp(`^${parts.join(".*")}$`, "i");
+}

@@ -57,13 +57,9 @@ function liveness(app: FastifyInstance): void {
 /** A page of another origin may send a request without asking first when its content type is plain. */
 function refuseForeignPages(scope: FastifyInstance, allowed: readonly string[]): void {
   scope.addHook("onRequest", async ({ headers: { origin } }) => {
-    if (origin === undefined || isLocal(origin) || isAllowed(allowed, origin)) return;
+    if (origin === undefined || isAllowed(allowed, origin)) return;
     throw new UserError(`Pages of ${origin} may not call this server.`, { status: 403, code: "foreign_origin" });
   });
-}
-
-function isLocal(origin: string): boolean {
-  return /^https?:\/\/(localhost|[^/:]+\.localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(:\d+)?$/i.test(origin);
 }
 
 function answerRoutes(scope: FastifyInstance, server: OllamaServer): void {

@@ -37,7 +37,8 @@ export function answerVariables(job: ChatJob, text: TextModel): AnswerVariables 
   }
   const own: Record<string, unknown> = {};
   if (reasoning?.variable !== undefined) own[reasoning.variable] = think !== false;
-  if (reasoning?.effort !== undefined && typeof think === "string") own[reasoning.effort] = think;
+  if (reasoning?.effort !== undefined && typeof think === "string")
+    own[reasoning.effort] = think === "max" ? "high" : think;
   return { dialect, tools, variables: { ...own, ...templateVariables } };
 }
 
@@ -68,7 +69,7 @@ export function answerPlan(job: ChatJob, dialect: Dialect, text: TextModel | und
     dialect: parts,
     reasoning,
     tools: chosen(job, tools),
-    mustCall: job.toolChoice === "required" || typeof job.toolChoice === "object",
+    mustCall: choiceOf(job).must,
     parallel: job.parallelToolCalls ?? true,
     format,
     controls: new Map([...controls, ...named]),
@@ -121,16 +122,25 @@ function offered(job: ChatJob): readonly Tool[] | undefined {
   if (job.messages === undefined) throw new UserError("Tools need messages, not a plain prompt.", { param: "tools" });
   const names = new Set(tools.map(({ name }) => name));
   if (names.size < tools.length) throw new UserError("Two tools have the same name.", { param: "tools" });
-  if (typeof toolChoice === "object" && !names.has(toolChoice.name)) {
-    throw new UserError(`tool_choice names ${JSON.stringify(toolChoice.name)}, which is not among the tools.`, {
+  const stranger = choiceOf(job).names?.find((name) => !names.has(name));
+  if (stranger !== undefined) {
+    throw new UserError(`tool_choice names ${JSON.stringify(stranger)}, which is not among the tools.`, {
       param: "tool_choice",
     });
   }
   return tools;
 }
 
-function chosen({ toolChoice }: ChatJob, tools: readonly Tool[]): ToolSpec[] {
-  return tools.filter(({ name }) => typeof toolChoice !== "object" || toolChoice.name === name);
+function chosen(job: ChatJob, tools: readonly Tool[]): ToolSpec[] {
+  const { names } = choiceOf(job);
+  return tools.filter(({ name }) => names === undefined || names.includes(name));
+}
+
+/** Which tools may be called (undefined: all), and whether one must be. */
+function choiceOf({ toolChoice }: ChatJob): { names?: readonly string[]; must: boolean } {
+  if (typeof toolChoice !== "object") return { must: toolChoice === "required" };
+  if ("name" in toolChoice) return { names: [toolChoice.name], must: true };
+  return { names: toolChoice.allowed, must: toolChoice.required };
 }
 
 function reasoningStart({ think, addGenerationPrompt }: ChatJob, { reasoning }: Dialect, tail: string): ReasoningStart {

@@ -6,6 +6,7 @@ export interface Choice {
   readonly index: number;
   readonly text: string;
   readonly reasoning: string;
+  readonly reasoningTokens: number;
   readonly toolCalls: readonly ToolCall[];
   /** Those whose text is in the answer. */
   readonly tokens: readonly DeltaToken[];
@@ -35,7 +36,7 @@ export async function collect(deltas: AsyncIterable<Delta>): Promise<Answer> {
       continue;
     }
     const { index } = delta;
-    const gathered = open.get(index) ?? { text: "", reasoning: "", toolCalls: [], tokens: [] };
+    const gathered = open.get(index) ?? { text: "", reasoning: "", reasoningTokens: 0, toolCalls: [], tokens: [] };
     open.set(index, gathered);
     if (delta.type === "finish") {
       const { reason, stop, error, timings, tokens } = delta;
@@ -55,6 +56,7 @@ export async function collect(deltas: AsyncIterable<Delta>): Promise<Answer> {
 export interface Gathered {
   text: string;
   reasoning: string;
+  reasoningTokens: number;
   toolCalls: ToolCall[];
   tokens: DeltaToken[];
 }
@@ -63,8 +65,10 @@ export interface Gathered {
 export function gather(gathered: Gathered, delta: Exclude<Delta, { type: "start" | "finish" }>): void {
   gathered.tokens.push(...delta.tokens);
   if (delta.type === "content") gathered.text += delta.text;
-  else if (delta.type === "reasoning") gathered.reasoning += delta.text;
-  else {
+  else if (delta.type === "reasoning") {
+    gathered.reasoning += delta.text;
+    gathered.reasoningTokens += delta.tokens.length;
+  } else {
     const { call, id, name } = delta;
     const before = gathered.toolCalls[call] ?? { id, name: name ?? "", arguments: "" };
     gathered.toolCalls[call] = { ...before, arguments: before.arguments + delta.arguments };

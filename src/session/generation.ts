@@ -1,5 +1,6 @@
 // Owns: one generation as a library caller holds it: an async iterable of parts, or the whole at once. It starts when it is
 // first read, and is read once.
+import { noTimings } from "../engine/client.js";
 import type { FinishReason, Timings } from "../engine/types.js";
 import { type Gathered, gather } from "./collect.js";
 import type { Delta, DeltaToken, ToolCall } from "./types.js";
@@ -61,7 +62,7 @@ interface Gathering extends Gathered {
   end?: Delta & { type: "finish" };
 }
 
-const nothing = (): Gathering => ({ text: "", reasoning: "", toolCalls: [], tokens: [] });
+const nothing = (): Gathering => ({ text: "", reasoning: "", reasoningTokens: 0, toolCalls: [], tokens: [] });
 
 /**
  * ```ts
@@ -145,7 +146,6 @@ function part(delta: Exclude<Delta, { type: "start" | "finish" }>): Part {
 
 /** A caller that left the loop early has choices without an end: they were aborted. */
 function completion({ text, reasoning, toolCalls, tokens, end }: Gathering): Completion {
-  const none = { queueMs: 0, promptMs: 0, generationMs: 0, promptTokens: 0, cachedTokens: 0 };
   return {
     text,
     reasoning,
@@ -153,6 +153,6 @@ function completion({ text, reasoning, toolCalls, tokens, end }: Gathering): Com
     tokens,
     finishReason: end?.reason ?? "abort",
     stop: end?.stop,
-    timings: end?.timings ?? { ...none, generatedTokens: tokens.length },
+    timings: end?.timings ?? { ...noTimings, generatedTokens: tokens.length },
   };
 }

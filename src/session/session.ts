@@ -2,6 +2,7 @@
 // detokenizer → stop strings. What index.ts, cli/ and server/ share. Refuses what cannot be answered before the engine
 // hears of it, with a UserError. Holds no state between requests.
 import { UserError } from "../base/errors.js";
+import { noTimings } from "../engine/client.js";
 import type { FinishReason, GenerateRequest, ModelLimits, TokenEvent } from "../engine/types.js";
 import { StopMatcher } from "../text/stop.js";
 import { type AnswerPlan, type AnswerVariables, answerPlan, answerVariables } from "./answer.js";
@@ -316,8 +317,7 @@ export class Session {
 
 /** Before anything began. */
 function* aborted({ n, promptIds }: GenerateRequest): Iterable<Delta> {
-  const none = { queueMs: 0, promptMs: 0, generationMs: 0, cachedTokens: 0, generatedTokens: 0 };
-  const timings = { ...none, promptTokens: promptIds.length };
+  const timings = { ...noTimings, promptTokens: promptIds.length };
   for (let index = 0; index < n; index++) yield { type: "finish", index, reason: "abort", tokens: [], timings };
 }
 

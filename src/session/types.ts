@@ -39,8 +39,13 @@ export interface Tool {
   readonly strict?: boolean;
 }
 
-/** auto: the model decides; required: at least one call; name: a call of this tool. */
-export type ToolChoice = "auto" | "required" | "none" | { readonly name: string };
+/** auto: the model decides; required: at least one call; name: a call of this tool; allowed: of these, at least one where required. */
+export type ToolChoice =
+  | "auto"
+  | "required"
+  | "none"
+  | { readonly name: string }
+  | { readonly allowed: readonly string[]; readonly required: boolean };
 
 export type Thinking = boolean | "low" | "medium" | "high" | "max";
 

@@ -29,14 +29,14 @@ function runArm(program: string, args: string[]): string {
   return execFileSync(command, [...before, ...args], { encoding: "utf8" });
 }
 
-/** Links check_program.cpp with the built library of an instruction set. */
+/** Links check_program.cpp and check_moe.cpp with the built library of an instruction set. */
 function checkProgram(isa: string, command: string): string {
   const manifest = JSON.parse(readFileSync(join(root, "build/native/manifest.json"), "utf8"));
   const library = join(root, "build/native", manifest.libraries[isa]);
   const program = join(root, "build/native", `check-program-${isa}`);
-  const source = join(root, "kernels/cpu/check_program.cpp");
+  const sources = ["check_program", "check_moe"].map((name) => join(root, `kernels/cpu/${name}.cpp`));
   const flags = ["-std=c++20", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", `-Wl,-rpath,${dirname(library)}`];
-  execFileSync(command, [...flags, "-o", program, source, library, "-pthread"]);
+  execFileSync(command, [...flags, "-o", program, ...sources, library, "-pthread"]);
   return program;
 }
 
@@ -50,7 +50,7 @@ describe("NEON", () => {
   }
 
   test.skipIf(missing !== "")(
-    `neon-i8mm: norms, rope, attention, logits and draws through the C ABI${skipped}`,
+    `neon-i8mm: norms, rope, attention, experts, logits and draws through the C ABI${skipped}`,
     { timeout: 900_000 },
     () => {
       execFileSync(process.execPath, [join(root, "scripts/build-native.mjs"), "--isa", "neon-i8mm"], {

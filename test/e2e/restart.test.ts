@@ -85,6 +85,10 @@ const subjects: readonly Subject[] = [
     ? []
     : [
         { name: "llama on cpu", spec: () => ({ path: gguf(), device: "cpu" }), vocabSize: 256, prompt: 203 },
+        {
+          ...{ name: "llama on cpu, cache in q8", vocabSize: 256, prompt: 203 },
+          spec: () => ({ path: gguf(), device: "cpu", kvDtype: "q8" }) as const,
+        },
         // two page groups, windows of 8
         ...["gemma3", "mistral-swa"].map((name) => ({
           ...{ name: `${name} on cpu`, vocabSize: 256, prompt: 117 },
@@ -146,7 +150,7 @@ test.skipIf(absent)("another model, number format or salt finds nothing; a copy 
   await answers(spec, [subject]);
   const again = async (other: Partial<LoadSpec>, more: Partial<GenerateRequest> = {}) =>
     (await answers({ ...spec, ...other }, [{ ...subject, ...more }])).cached[0];
-  expect(await again({ kvDtype: "f32" })).toBe(0);
+  for (const kvDtype of ["f32", "q8"] as const) expect(await again({ kvDtype })).toBe(0);
   expect(await again({}, { cacheSalt: "another tenant" })).toBe(0);
   cpSync(spec.path, join(folder, "copy.gguf"));
   expect(await again({ path: join(folder, "copy.gguf") })).toBe(96);

@@ -75,6 +75,7 @@ it("tells preemptions with what is lost, and of guesses how many were right", as
   await guessing.finish();
   const { draftTokens, acceptedTokens } = guessing.engine.stats();
   expect(draftTokens).toBeGreaterThan(0);
+  expect(guessing.of("g").choices[0].finishes[0].timings).toMatchObject({ draftTokens, acceptedTokens });
   const guesses = all(guessing.engine.timeline(4000)).filter((one) => one.guesses !== undefined);
   expect(guesses.reduce((total, one) => total + one.guesses!, 0)).toBe(draftTokens);
   expect(guesses.reduce((total, one) => total + one.right!, 0)).toBe(acceptedTokens);

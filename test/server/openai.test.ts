@@ -43,6 +43,7 @@ describe("chat completions", () => {
       completion_tokens: 4,
       total_tokens: prompt + 4,
       prompt_tokens_details: { cached_tokens: 3 },
+      completion_tokens_details: { reasoning_tokens: 0 },
       context: { kept: prompt, cut: 0, cached: 3 },
     });
   });
@@ -352,7 +353,7 @@ describe("completions", () => {
 
   it.each([
     ["suffix", { suffix: "x" }, "suffix"],
-    ["best_of", { best_of: 3 }, "best_of"],
+    ["best_of", { n: 2, best_of: 1 }, "best_of"],
     ["logprobs", { logprobs: 6 }, "logprobs"],
     ["an unknown id", { prompt: [97, 9999] }, "prompt"],
     ["a mixed list", { prompt: ["a", 1] }, "prompt"],

@@ -206,6 +206,23 @@ describe("pages of other origins", () => {
     expect([foreign.status, foreign.headers.get("access-control-allow-origin")]).toEqual([401, null]);
   });
 
+  it("may call from this machine, from programs' own pages, and where a pattern has them", async () => {
+    const { server } = await start({ corsOrigins: ["https://*.example.org", "chrome-extension://*"] });
+    const answer = async (origin: string) => (await preflight(`${server.url}/api/chat`, origin)).status;
+    const may = ["http://localhost:3000", "http://127.0.0.1", "app://obsidian.md", "vscode-webview://abc"];
+    for (const origin of [...may, "https://a.example.org", "chrome-extension://abcdef"]) {
+      expect(await answer(origin)).toBe(204);
+    }
+    for (const origin of [
+      "http://localhost.evil.org",
+      "https://a.example-org",
+      "https://example.org.evil.net",
+      "null",
+    ]) {
+      expect(await answer(origin)).not.toBe(204);
+    }
+  });
+
   it("are told nothing otherwise", async () => {
     const { server, post } = await start();
     const answer = await preflight(`${server.url}/v1/chat/completions`, "https://app.example");

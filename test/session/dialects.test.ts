@@ -1,7 +1,9 @@
 // Each family's way of calling tools, end to end without a model: its template shows tools, earlier calls and results; what
 // the model then says, in the template's own spelling, is allowed by the grammar token by token and read back as calls,
 // the same streamed and whole.
+
 import { describe, expect, it } from "vitest";
+import { noTimings } from "../../src/engine/client.js";
 import type { GenerateRequest, TokenEvent } from "../../src/engine/types.js";
 import { GrammarEngine } from "../../src/host/grammar-engine.js";
 import { collect } from "../../src/session/collect.js";
@@ -91,7 +93,7 @@ class Told {
       yield { type: "token", index: 0, id, logprobs: undefined };
     }
     matching?.dispose();
-    const timings = { queueMs: 0, promptMs: 1, generationMs: 1, promptTokens: 1, cachedTokens: 0, generatedTokens: 1 };
+    const timings = { ...noTimings, promptMs: 1, generationMs: 1, promptTokens: 1, generatedTokens: 1 };
     yield { type: "finish", index: 0, reason: "stop", stopId: ids.at(-1), timings };
   }
 

@@ -225,6 +225,8 @@ export class FakeEngine implements Generator {
       promptTokens: request.promptIds.length,
       cachedTokens: this.cachedTokens,
       generatedTokens: positions[index],
+      draftTokens: 8,
+      acceptedTokens: 6,
     };
     running.push({ type: "finish", index, reason, stopId, error, timings });
   }

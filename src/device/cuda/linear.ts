@@ -168,7 +168,7 @@ function gemmFrom(part: Part, x: Place, context: LowerContext): number | undefin
   const wide = part.segments.filter(({ type }) => type !== "BF16").reduce((sum, matrix) => sum + wideBytes(matrix), 0);
   if (context.deterministic || context.properties.capability !== 90 || x.width % 8 !== 0 || wide > mostWide)
     return undefined;
-  return wide > 0 ? 33 : 9;
+  return wide > 0 ? 17 : 9;
 }
 
 /** Up to so many tokens the kernel that streams weights (linear_few.cu) is the faster one. */
@@ -243,8 +243,8 @@ function gemmLaunches(call: Call, part: Part, n: number, shared: Shared, context
     if (matrix.type === "BF16" || !shared.wide) return matrix;
     const wide: Matrix = { ...matrix, type: "BF16", address: shared.wide.address + BigInt(at) };
     const args = [i32(storageCodes[matrix.type]), ptr(matrix.address), i32(matrix.cols), ptr(wide.address)];
-    const grid = [unitsOf("BF16", matrix.cols), tilesOf(matrix.rows), 1] as const;
-    launches.push({ kernel: "mr_linear_widen", grid, block: 128, sharedBytes: 0, args, dependent: true });
+    const grid = [Math.ceil(unitsOf("BF16", matrix.cols) / 8), tilesOf(matrix.rows), 1] as const;
+    launches.push({ kernel: "mr_linear_widen", grid, block: 256, sharedBytes: 0, args, dependent: true });
     at += wideBytes(matrix);
     return wide;
   });

@@ -2,7 +2,7 @@
 // tool's message of its own. Thinking of earlier turns is left out, as Anthropic leaves it out.
 import { UserError } from "../../base/errors.js";
 import { plainSampling, randomSeed } from "../../session/sampling.js";
-import type { ChatJob, ChatMessage, ToolChoice } from "../../session/types.js";
+import type { ChatJob, ChatMessage, Thinking, ToolChoice } from "../../session/types.js";
 import type { CountRequest, MessageBody, MessagesRequest } from "./schema.js";
 
 export function messagesJob(body: MessagesRequest): ChatJob {
@@ -23,7 +23,7 @@ export function messagesJob(body: MessagesRequest): ChatJob {
 
 /** What the prompt depends on. */
 export function promptJob(body: CountRequest): ChatJob {
-  const { system, messages, tools, tool_choice, thinking } = body;
+  const { system, messages, tools, tool_choice, output_config } = body;
   if (messages.at(-1)?.role === "assistant") {
     throw new UserError("The last message must be the user's: beginning the answer for the model is not supported.", {
       code: "unsupported_field",
@@ -36,10 +36,13 @@ export function promptJob(body: CountRequest): ChatJob {
       : undefined;
   return {
     messages: [...systemMessage(system), ...messages.flatMap(chatMessages)],
-    tools: tools?.map(({ name, description, input_schema }) => ({ name, description, parameters: input_schema })),
+    tools: tools?.map(({ name, description, input_schema: parameters, strict }) => {
+      return { name, description, parameters, strict };
+    }),
     toolChoice: toolChoice(tool_choice),
     parallelToolCalls: parallel,
-    think: thinking === undefined ? undefined : thinking.type !== "disabled",
+    format: output_config?.format ? { kind: "schema", schema: output_config.format.schema } : undefined,
+    think: thinking(body),
     n: 1,
     sampling: { ...plainSampling, seed: 0n },
     minTokens: 0,
@@ -49,6 +52,14 @@ export function promptJob(body: CountRequest): ChatJob {
     ignoreEos: false,
     priority: 0,
   };
+}
+
+/** How much, where reasoning is not off. */
+function thinking({ thinking: asked, output_config }: CountRequest): Thinking | undefined {
+  if (asked?.type === "disabled") return false;
+  const effort = output_config?.effort ?? undefined;
+  if (effort === undefined) return asked === undefined ? undefined : true;
+  return effort === "xhigh" ? "max" : (effort as Thinking);
 }
 
 function toolChoice(choice: CountRequest["tool_choice"]): ToolChoice | undefined {

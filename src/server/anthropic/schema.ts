@@ -55,6 +55,7 @@ const Tool = Type.Object(
     name: Type.String({ minLength: 1, description: "a name" }),
     description: text(),
     input_schema: anObject,
+    strict: Type.Optional(Type.Boolean()),
     cache_control,
   },
   { ...noExtra, description: "an object with name, description and input_schema" },
@@ -82,6 +83,22 @@ const Thinking = Type.Union(
   { description: 'an object such as {"type": "enabled", "budget_tokens": 1024} or {"type": "disabled"}' },
 );
 
+const OutputConfig = Type.Object(
+  {
+    effort: Type.Optional(
+      Type.Union([...["low", "medium", "high", "xhigh", "max"].map((effort) => Type.Literal(effort)), Type.Null()], {
+        description: '"low", "medium", "high", "xhigh" or "max"',
+      }),
+    ),
+    format: Type.Optional(
+      Type.Union([Type.Object({ type: Type.Literal("json_schema"), schema: anObject }, noExtra), Type.Null()], {
+        description: 'an object {"type": "json_schema", "schema": {…}}',
+      }),
+    ),
+  },
+  { ...noExtra, description: 'an object such as {"format": {"type": "json_schema", "schema": {…}}}' },
+);
+
 const prompt = {
   model: Type.String({ description: "the id of a model (GET /v1/models lists them)" }),
   messages: Type.Array(Message, { minItems: 1, description: "a list of at least one message" }),
@@ -91,6 +108,7 @@ const prompt = {
   tools: Type.Optional(Type.Array(Tool, { maxItems: 128, description: "a list of up to 128 tools" })),
   tool_choice: Type.Optional(ToolChoice),
   thinking: Type.Optional(Thinking),
+  output_config: Type.Optional(OutputConfig),
 } satisfies TProperties;
 
 export const CountBody = Type.Object(prompt, noExtra);

@@ -14,7 +14,7 @@ import type {
 import type { Exchange } from "../exchange.js";
 import { sharedJob } from "./job.js";
 import { chatLogprobs } from "./logprobs.js";
-import { heading, respondStream, respondWhole, type Shape } from "./respond.js";
+import { heading, respondStream, respondWhole, type Shape, wishesOf } from "./respond.js";
 import type { ChatRequest } from "./schema.js";
 
 export async function chatCompletion(exchange: Exchange, body: ChatRequest): Promise<void> {
@@ -24,16 +24,14 @@ export async function chatCompletion(exchange: Exchange, body: ChatRequest): Pro
     job,
     body.return_token_ids ?? exchange.model.session.text === undefined,
   );
-  const overflow = body.context_overflow;
-  if (body.stream) {
-    const head = heading("chatcmpl", "chat.completion.chunk", exchange.model);
-    await respondStream(exchange, [job], head, shape, {
-      overflow,
-      includeUsage: body.stream_options?.include_usage ?? false,
-    });
-  } else {
-    await respondWhole(exchange, [job], heading("chatcmpl", "chat.completion", exchange.model), shape, { overflow });
-  }
+  // There is one tier; metadata stands in whole answers, as in those that OpenAI stores.
+  const labels = {
+    ...(body.service_tier === undefined ? {} : { service_tier: "default" }),
+    ...(body.metadata === undefined || body.stream ? {} : { metadata: body.metadata }),
+  };
+  const head = heading("chatcmpl", body.stream ? "chat.completion.chunk" : "chat.completion", exchange.model, labels);
+  const respond = body.stream ? respondStream : respondWhole;
+  await respond(exchange, [job], head, shape, wishesOf(body));
 }
 
 export function chatJob(body: ChatRequest): ChatJob {
@@ -68,12 +66,16 @@ function tool({
 }
 
 function toolChoice(choice: ChatRequest["tool_choice"]): ToolChoice | undefined {
-  return typeof choice === "object" ? { name: choice.function.name } : choice;
+  if (typeof choice !== "object") return choice;
+  if (choice.type === "function") return { name: choice.function.name };
+  const { mode, tools } = choice.allowed_tools;
+  return { allowed: tools.map((one) => one.function.name), required: mode === "required" };
 }
 
 function thinking(effort: ChatRequest["reasoning_effort"]): Thinking | undefined {
   if (effort === undefined) return undefined;
   if (effort === "none") return false;
+  if (effort === "xhigh") return "max";
   return effort === "minimal" ? "low" : (effort as Thinking);
 }
 

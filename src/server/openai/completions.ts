@@ -2,12 +2,13 @@
 // of the prompt.
 import { UserError } from "../../base/errors.js";
 import type { TokenLogprobs } from "../../engine/types.js";
+import type { Choice } from "../../session/collect.js";
 import type { Session } from "../../session/session.js";
 import type { ChatJob, DeltaToken } from "../../session/types.js";
 import type { Exchange } from "../exchange.js";
 import { sharedJob } from "./job.js";
 import { type CompletionLogprobs, completionLogprobs } from "./logprobs.js";
-import { heading, respondStream, respondWhole, type Shape } from "./respond.js";
+import { heading, respondStream, respondWhole, type Shape, wishesOf } from "./respond.js";
 import type { CompletionRequest } from "./schema.js";
 
 /** OpenAI's default for this route. */
@@ -19,25 +20,20 @@ export async function completion(exchange: Exchange, body: CompletionRequest): P
   const shape = new CompletionShape(
     session,
     jobs,
-    body.echo ?? false,
+    { echo: body.echo ?? false, n: body.n ?? 1, logprobs: body.logprobs !== undefined },
     body.return_token_ids ?? session.text === undefined,
   );
   const head = heading("cmpl", "text_completion", exchange.model);
-  const overflow = body.context_overflow;
-  const includeUsage = body.stream_options?.include_usage ?? false;
-  if (body.stream) await respondStream(exchange, jobs, head, shape, { overflow, includeUsage });
-  else await respondWhole(exchange, jobs, head, shape, { overflow });
+  const respond = body.stream ? respondStream : respondWhole;
+  await respond(exchange, jobs, head, shape, wishesOf(body));
 }
 
 export function completionJobs(body: CompletionRequest): ChatJob[] {
-  if (body.best_of !== undefined && body.best_of !== (body.n ?? 1)) {
-    throw new UserError(
-      'The field "best_of" must equal "n", or be left out: picking the best of more is not supported.',
-      {
-        code: "unsupported_field",
-        param: "best_of",
-      },
-    );
+  const n = body.n ?? 1;
+  const candidates = body.best_of ?? n;
+  if (candidates < n || (candidates > n && body.stream)) {
+    const what = candidates < n ? `must be at least "n" (${n})` : 'cannot be more than "n" in a stream';
+    throw new UserError(`The field "best_of" ${what}.`, { param: "best_of" });
   }
   const echo = body.echo ?? false;
   if (body.suffix && echo) {
@@ -57,8 +53,10 @@ export function completionJobs(body: CompletionRequest): ChatJob[] {
     ...sharedJob(body),
     parseSpecial: body.parse_special ?? false,
     suffix: body.suffix || undefined,
+    n: candidates,
     maxTokens: body.max_tokens ?? defaultMaxTokens,
-    logprobs: body.logprobs,
+    // The best are those whose tokens are likeliest on average.
+    logprobs: body.logprobs ?? (candidates > n ? 0 : undefined),
     promptLogprobs: echo ? body.logprobs : undefined,
   };
   return prompts(body.prompt).map((prompt) => ({ ...common, ...prompt }));
@@ -80,18 +78,19 @@ class CompletionShape implements Shape {
   constructor(
     private readonly session: Session,
     private readonly jobs: readonly ChatJob[],
-    private readonly echo: boolean,
+    /** n: choices a prompt that are answered with, the best of those that were made. */
+    private readonly asked: { readonly echo: boolean; readonly n: number; readonly logprobs: boolean },
     private readonly withIds: boolean,
   ) {}
 
   chunk(promptIndex: number, delta: Parameters<Shape["chunk"]>[1]) {
     const job = this.jobs[promptIndex];
     if (delta.type === "start") {
-      if (!this.echo && !this.withIds) return null;
+      if (!this.asked.echo && !this.withIds) return null;
       const logprobs = this.echoPrompt(promptIndex, delta.promptIds, delta.promptLogprobs);
       const choices = Array.from({ length: job.n }, (_, choice) => ({
         index: promptIndex * job.n + choice,
-        text: this.echo ? this.echoed[promptIndex] : "",
+        text: this.asked.echo ? this.echoed[promptIndex] : "",
         logprobs,
         finish_reason: null,
         ...(this.withIds ? { prompt_token_ids: [...delta.promptIds], token_ids: [] } : {}),
@@ -111,9 +110,9 @@ class CompletionShape implements Shape {
 
   whole(answers: Parameters<Shape["whole"]>[0]) {
     const choices = answers.flatMap(({ promptIds, promptLogprobs, choices }, promptIndex) => {
-      const prompt = this.echo ? this.echoPrompt(promptIndex, promptIds, promptLogprobs) : null;
-      return choices.map(({ index, text, tokens, silentTokens, reason, stop }) => ({
-        index: promptIndex * this.jobs[promptIndex].n + index,
+      const prompt = this.asked.echo ? this.echoPrompt(promptIndex, promptIds, promptLogprobs) : null;
+      return this.best(choices).map(({ text, tokens, silentTokens, reason, stop }, index) => ({
+        index: promptIndex * this.asked.n + index,
         text: (this.echoed[promptIndex] ?? "") + text,
         logprobs: joined(prompt, this.logprobs(promptIndex, tokens)),
         finish_reason: reason,
@@ -126,13 +125,23 @@ class CompletionShape implements Shape {
     return { choices };
   }
 
+  private best(choices: readonly Choice[]): readonly Choice[] {
+    const { n } = this.asked;
+    if (choices.length <= n) return choices;
+    const score = ({ tokens, silentTokens }: Choice) => {
+      const all = [...tokens, ...silentTokens];
+      return all.reduce((sum, { logprobs }) => sum + (logprobs?.logprob ?? 0), 0) / Math.max(1, all.length);
+    };
+    return choices.toSorted((a, b) => score(b) - score(a)).slice(0, n);
+  }
+
   /** Fixes the prompt's text, as the caller gave it or as its ids decode; its log-probabilities where they are wanted. */
   private echoPrompt(
     promptIndex: number,
     promptIds: Int32Array,
     scores: readonly (TokenLogprobs | null)[] | undefined,
   ): CompletionLogprobs | null {
-    if (!this.echo) return null;
+    if (!this.asked.echo) return null;
     const { text, offsets } = this.session.decodePrompt(promptIds);
     this.echoed[promptIndex] = this.jobs[promptIndex].prompt ?? text;
     if (scores === undefined) return null;
@@ -141,7 +150,7 @@ class CompletionShape implements Shape {
   }
 
   private logprobs(promptIndex: number, tokens: readonly DeltaToken[]): CompletionLogprobs | null {
-    if (this.jobs[promptIndex].logprobs === undefined) return null;
+    if (!this.asked.logprobs) return null;
     return completionLogprobs(this.session, tokens, this.echoed[promptIndex]?.length ?? 0);
   }
 }

@@ -6,9 +6,12 @@ import { type Answer, collect } from "../../session/collect.js";
 import { type Fitted, fitted, type Overflow } from "../../session/fit.js";
 import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, Delta } from "../../session/types.js";
+import { accountsOf } from "../account.js";
 import { answered, type Exchange, interrupted, running } from "../exchange.js";
 import type { ServedModel } from "../models.js";
 import { EventStream, event } from "../stream.js";
+import type { SharedFields } from "./schema.js";
+import { wireTimings } from "./timings.js";
 
 /** What every answer and every chunk of it begins with. */
 export interface Heading {
@@ -17,6 +20,10 @@ export interface Heading {
   readonly created: number;
   readonly model: string;
   readonly system_fingerprint: string;
+  /** Where one was asked for. */
+  readonly service_tier?: string;
+  /** Of a whole answer: what the caller gave. */
+  readonly metadata?: Readonly<Record<string, string>>;
 }
 
 export interface Shape {
@@ -26,13 +33,19 @@ export interface Shape {
   whole(answers: readonly Answer[]): { choices: readonly object[] };
 }
 
-export function heading(prefix: string, object: string, model: ServedModel): Heading {
+export function heading(
+  prefix: string,
+  object: string,
+  model: ServedModel,
+  more: Pick<Heading, "service_tier" | "metadata"> = {},
+): Heading {
   return {
     id: `${prefix}-${randomUUID().replaceAll("-", "")}`,
     object,
     created: Math.floor(Date.now() / 1000),
     model: model.id,
     system_fingerprint: model.fingerprint,
+    ...more,
   };
 }
 
@@ -41,6 +54,16 @@ export interface Wishes {
   readonly overflow: Overflow | undefined;
   /** In the last chunk of a stream. */
   readonly includeUsage: boolean;
+  /** Whether the answer, or the last chunk of it, says where its time went. */
+  readonly timings: boolean;
+}
+
+export function wishesOf({ context_overflow, stream_options, timings }: SharedFields): Wishes {
+  return {
+    overflow: context_overflow,
+    includeUsage: stream_options?.include_usage ?? false,
+    timings: timings ?? false,
+  };
 }
 
 /** Jobs of one request, one a prompt. */
@@ -49,15 +72,16 @@ export async function respondWhole(
   jobs: readonly ChatJob[],
   head: Heading,
   shape: Shape,
-  { overflow }: Pick<Wishes, "overflow">,
+  { overflow, timings }: Wishes,
 ) {
-  const { reply } = exchange;
+  const { request, reply } = exchange;
   // A refusal is thrown before anything runs.
   const prepared = prepare(exchange, jobs, overflow);
   await running(exchange, prepared, async (signal) => {
     const answers = await Promise.all(prepared.map((one) => collect(answered(exchange, one, signal))));
     if (signal.aborted) throw interrupted(exchange);
-    reply.send({ ...head, ...shape.whole(answers), usage: usageOf(answers, cutOf(prepared)) });
+    const times = timings ? { timings: wireTimings(accountsOf(request)) } : {};
+    reply.send({ ...head, ...shape.whole(answers), usage: usageOf(answers, cutOf(prepared)), ...times });
   });
 }
 
@@ -66,7 +90,7 @@ export async function respondStream(
   jobs: readonly ChatJob[],
   head: Heading,
   shape: Shape,
-  { includeUsage, overflow }: Wishes,
+  { includeUsage, overflow, timings }: Wishes,
 ) {
   const { request, reply, times } = exchange;
   const prepared = prepare(exchange, jobs, overflow);
@@ -76,10 +100,14 @@ export async function respondStream(
     // Written once: most of a chunk is the same as the one before.
     const begin = JSON.stringify(head).slice(0, -1);
     const end = includeUsage ? ',"usage":null}' : "}";
+    let open = prepared.reduce((sum, one) => sum + one.request.n, 0);
     const give = (promptIndex: number, delta: Delta) => {
       usage.add(delta);
       const chunk = shape.chunk(promptIndex, delta);
       if (chunk === null) return undefined;
+      if (delta.type === "finish" && --open === 0 && timings && !includeUsage) {
+        return stream.send({ ...head, ...chunk, timings: wireTimings(accountsOf(request)) });
+      }
       return stream.write(event(`${begin},${JSON.stringify(chunk).slice(1, -1)}${end}`));
     };
     try {
@@ -89,7 +117,10 @@ export async function respondStream(
         for await (const { promptIndex, delta } of merged(exchange, prepared, signal)) await give(promptIndex, delta);
       }
       if (signal.aborted) throw interrupted(exchange);
-      if (includeUsage) await stream.send({ ...head, choices: [], usage: usage.total() });
+      if (includeUsage) {
+        const last = { ...head, choices: [], usage: usage.total() };
+        await stream.send(timings ? { ...last, timings: wireTimings(accountsOf(request)) } : last);
+      }
       await stream.done();
     } catch (error) {
       await stream.fail(error);
@@ -150,6 +181,7 @@ export interface Usage {
   readonly completion_tokens: number;
   readonly total_tokens: number;
   readonly prompt_tokens_details: { readonly cached_tokens: number };
+  readonly completion_tokens_details: { readonly reasoning_tokens: number };
   /** In tokens: of the prompt, what the model saw, what it did not, and what of the first was in the cache. */
   readonly context: { readonly kept: number; readonly cut: number; readonly cached: number };
 }
@@ -160,12 +192,14 @@ class UsageCounter {
   private prompt = 0;
   private cached = 0;
   private completion = 0;
+  reasoning = 0;
 
   add(delta: Delta): void {
     if (delta.type === "start") {
       this.prompt += delta.promptIds.length;
       this.cached += delta.cachedTokens;
     } else if (delta.type === "finish") this.completion += delta.timings.generatedTokens;
+    else if (delta.type === "reasoning") this.reasoning += delta.tokens.length;
   }
 
   total(): Usage {
@@ -174,6 +208,7 @@ class UsageCounter {
       completion_tokens: this.completion,
       total_tokens: this.prompt + this.completion,
       prompt_tokens_details: { cached_tokens: this.cached },
+      completion_tokens_details: { reasoning_tokens: this.reasoning },
       context: { kept: this.prompt, cut: this.cut, cached: this.cached },
     };
   }
@@ -183,7 +218,10 @@ function usageOf(answers: readonly Answer[], cut: number): Usage {
   const usage = new UsageCounter(cut);
   for (const { promptIds, cachedTokens, choices } of answers) {
     usage.add({ type: "start", promptIds, cachedTokens });
-    for (const choice of choices) usage.add({ type: "finish", ...choice });
+    for (const choice of choices) {
+      usage.add({ type: "finish", ...choice });
+      usage.reasoning += choice.reasoningTokens;
+    }
   }
   return usage.total();
 }

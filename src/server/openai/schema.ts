@@ -4,6 +4,7 @@
 
 import { type Static, type TProperties, Type } from "typebox";
 import { overflows } from "../../session/fit.js";
+import { metadata } from "../responses/schema.js";
 import { formatFields } from "./format.js";
 
 const noExtra = { additionalProperties: false } as const;
@@ -67,6 +68,8 @@ const shared = {
     ),
   ),
   return_token_ids: flag(),
+  // Adds llama.cpp's object of that name to the answer: timings.ts.
+  timings: flag(),
   priority: integer(-(2 ** 31), 2 ** 31 - 1),
   cache_salt: text(),
   // What becomes of a prompt that is longer than the context: session/fit.ts.
@@ -161,8 +164,30 @@ const ToolChoice = Type.Union(
     Type.Literal("auto"),
     Type.Literal("required"),
     Type.Object({ type: Type.Literal("function"), function: Type.Object({ name: Type.String() }, noExtra) }, noExtra),
+    Type.Object(
+      {
+        type: Type.Literal("allowed_tools"),
+        allowed_tools: Type.Object(
+          {
+            mode: Type.Union([Type.Literal("auto"), Type.Literal("required")]),
+            tools: Type.Array(
+              Type.Object(
+                { type: Type.Literal("function"), function: Type.Object({ name: Type.String() }, noExtra) },
+                noExtra,
+              ),
+              { minItems: 1, maxItems: 128 },
+            ),
+          },
+          noExtra,
+        ),
+      },
+      noExtra,
+    ),
   ],
-  { description: '"none", "auto", "required" or {"type": "function", "function": {"name": "…"}}' },
+  {
+    description:
+      '"none", "auto", "required", {"type": "function", "function": {"name": "…"}} or {"type": "allowed_tools", "allowed_tools": {"mode", "tools"}}',
+  },
 );
 
 export const ChatBody = Type.Object(
@@ -179,13 +204,15 @@ export const ChatBody = Type.Object(
     tool_choice: Type.Optional(ToolChoice),
     reasoning_effort: Type.Optional(
       Type.Union(
-        ["none", "minimal", "low", "medium", "high"].map((effort) => Type.Literal(effort)),
-        { description: '"none", "minimal", "low", "medium" or "high"' },
+        ["none", "minimal", "low", "medium", "high", "xhigh", "max"].map((effort) => Type.Literal(effort)),
+        { description: '"none", "minimal", "low", "medium", "high", "xhigh" or "max"' },
       ),
     ),
     parallel_tool_calls: flag(),
-    metadata: Type.Optional(Type.Record(Type.String(), Type.String(), { description: "an object of strings" })),
+    metadata,
     prompt_cache_key: text(),
+    prompt_cache_retention: only("in_memory"),
+    verbosity: only("medium"),
     safety_identifier: text(),
     functions: emptyList,
     function_call: only("none"),

@@ -108,12 +108,15 @@ function tool(
 }
 
 function toolChoice(choice: ResponsesRequest["tool_choice"]): ToolChoice | undefined {
-  return typeof choice === "object" ? { name: choice.name } : choice;
+  if (typeof choice !== "object") return choice;
+  if (choice.type === "function") return { name: choice.name };
+  return { allowed: choice.tools.map(({ name }) => name), required: choice.mode === "required" };
 }
 
 function thinking(effort: string | null | undefined): Thinking | undefined {
   if (effort === undefined || effort === null) return undefined;
   if (effort === "none") return false;
+  if (effort === "xhigh") return "max";
   return effort === "minimal" ? "low" : (effort as Thinking);
 }
 

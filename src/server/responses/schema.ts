@@ -118,8 +118,22 @@ const ToolChoice = Type.Union(
     Type.Literal("auto"),
     Type.Literal("required"),
     Type.Object({ type: Type.Literal("function"), name: Type.String() }, noExtra),
+    Type.Object(
+      {
+        type: Type.Literal("allowed_tools"),
+        mode: Type.Union([Type.Literal("auto"), Type.Literal("required")]),
+        tools: Type.Array(Type.Object({ type: Type.Literal("function"), name: Type.String() }, noExtra), {
+          minItems: 1,
+          maxItems: 128,
+        }),
+      },
+      noExtra,
+    ),
   ],
-  { description: '"none", "auto", "required" or {"type": "function", "name": "…"}' },
+  {
+    description:
+      '"none", "auto", "required", {"type": "function", "name": "…"} or {"type": "allowed_tools", "mode": "…", "tools": […]}',
+  },
 );
 
 const Format = Type.Union(
@@ -172,8 +186,8 @@ const fields = {
     Type.Object(
       {
         effort: Type.Optional(
-          Type.Union([literals("none", "minimal", "low", "medium", "high"), Type.Null()], {
-            description: '"none", "minimal", "low", "medium" or "high"',
+          Type.Union([literals("none", "minimal", "low", "medium", "high", "xhigh", "max"), Type.Null()], {
+            description: '"none", "minimal", "low", "medium", "high", "xhigh" or "max"',
           }),
         ),
         // Reasoning is given whole; there is no summary of it to have.
@@ -208,6 +222,7 @@ const fields = {
   ),
   service_tier: Type.Optional(literals("auto", "default")),
   prompt_cache_key: text(),
+  prompt_cache_retention: Type.Optional(literals("in_memory")),
   safety_identifier: text(),
   user: text(),
   // Beyond OpenAI, as /v1/chat/completions has them.
