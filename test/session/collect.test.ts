@@ -13,6 +13,7 @@ const choice = (text: string, shown: number[], silent: number[] = []): Choice =>
   index: 0,
   text,
   reasoning: "",
+  reasoningTokens: 0,
   toolCalls: [],
   tokens: shown.map(token),
   silentTokens: silent.map(token),
