@@ -37,7 +37,8 @@ struct Share {
   int run, head;             // of the pair
   int runs, heads;           // how many there are
   int run_step, head_step;
-  __device__ Share(const Args& a) : runs(a.plan[0]), heads(a.kv_heads) {
+  // The plan may be read before the wait: the launch before this one waits before it releases, so all before it are done.
+  __device__ Share(const Args& a) : runs(__ldcg(a.plan)), heads(a.kv_heads) {
     run = blockIdx.x / heads, head = blockIdx.x % heads;
     run_step = gridDim.x / heads, head_step = gridDim.x % heads;
   }
@@ -179,9 +180,11 @@ __device__ void decode(const Args& a, const TensorMap* key_map, const TensorMap*
     __syncthreads();
   }
 #endif
-  wait();
   release();
   Share share(a);
+  // Blocks without a share make room at once: the next product's rings fill there. Block 0 keeps the order of launches.
+  if (!share.any() && blockIdx.x > 0) return;
+  wait();
   Cursor<D> ahead(a, share);
   const Copier<D> copier(warp, lane);
   const auto turn = [&](uint32_t tile) { return tile == base + (SLOTS - 1) * 2 * Layout::tile ? base : tile + 2 * Layout::tile; };

@@ -228,7 +228,7 @@ static void run_one(const Call& c, const Norm& norm = {}) {
   int groups = 0;
   if (c.epilogue == mr::gated_y) groups = (c.y_width + 15) / 16;
   else for (auto& s : c.segments) groups += (s.rows + 15) / 16;
-  const int shared = 8 * 9216;
+  const int each = std::min(3, (groups + sms - 1) / sms), shared = 233472 / each - 2176;
   CHECK(cudaFuncSetAttribute(mr_linear_1, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   const auto seg = [&](int i) { return i < int(c.segments.size()) ? c.segments[i] : Weight{0, 0, 0, nullptr, {}}; };
   const Weight a = seg(0), b = seg(1), d = seg(2), e = seg(3);

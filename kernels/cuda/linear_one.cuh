@@ -92,9 +92,8 @@ __device__ __forceinline__ uint4 load_values(const bf16* x, int k, int lane, int
 
 // The pair, or zeros: a product, which the integer pipe has no part in.
 __device__ __forceinline__ uint32_t masked(uint32_t pair, uint32_t mask) {
-  uint32_t out;
-  asm("mul.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(pair), "r"(mask));
-  return out;
+  const __nv_bfloat162 out = __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&pair), *reinterpret_cast<const __nv_bfloat162*>(&mask));
+  return *reinterpret_cast<const uint32_t*>(&out);
 }
 
 // A super-block: sub-block j is column j, so that a lane ends with the sums of sub-blocks it has the scales of.

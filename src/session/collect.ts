@@ -52,6 +52,16 @@ export async function collect(deltas: AsyncIterable<Delta>): Promise<Answer> {
   };
 }
 
+/** The likeliest first, on average of their tokens; of a job that asked for log-probabilities. */
+export function ranked(choices: readonly Choice[]): Choice[] {
+  return choices.toSorted((a, b) => meanLogprob(b) - meanLogprob(a));
+}
+
+function meanLogprob({ tokens, silentTokens }: Choice): number {
+  const all = [...tokens, ...silentTokens];
+  return all.reduce((sum, { logprobs }) => sum + (logprobs?.logprob ?? 0), 0) / Math.max(1, all.length);
+}
+
 /** One choice, as far as it has come. */
 export interface Gathered {
   text: string;

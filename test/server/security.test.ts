@@ -236,6 +236,9 @@ it("writes who asked what, refusals too, and not what was said", async () => {
   const one = await start({ apiKeys: ["secret"], auditLog: path });
   await (await one.post("/v1/chat/completions", chat, { authorization: "Bearer secret" })).text();
   await one.post("/v1/chat/completions", chat, { authorization: "Bearer wrong" });
+  const headers = { authorization: "Bearer secret" };
+  await fetch(`${one.server.url}/v1/files/file-7`, { method: "DELETE", headers });
+  await one.post("/api/show", { model: "n".repeat(5000) }, headers);
   await one.server.close();
   const text = readFileSync(path, "utf8");
   const lines = text
@@ -252,6 +255,8 @@ it("writes who asked what, refusals too, and not what was said", async () => {
       address: "127.0.0.1",
     },
     { key: null, route: "/v1/chat/completions", status: 401, model: null },
+    { key: "key-1", route: "/v1/files/:id", status: 404, subject: "file-7" },
+    { key: "key-1", route: "/api/show", status: 404, subject: "n".repeat(200) },
   ]);
   expect(text).not.toMatch(/secret|Hello|Hi/);
   expect(statSync(path).mode & 0o077).toBe(0);

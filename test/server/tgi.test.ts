@@ -340,6 +340,24 @@ describe("the envelopes of clouds", () => {
       expect([refused.status, (await json(refused)).error]).toEqual([422, expect.stringContaining(said)]);
     }
   });
+
+  it("/vertex heeds what changes a text: the prompt before it, the best of several, what may be cut", async () => {
+    const { post } = await start({ script: letters, contextLength: 40 });
+    const parameters = { max_new_tokens: 3, best_of: 2, do_sample: true, return_full_text: true };
+    const conversation = ["a".repeat(30), "b", "c"].map((content, i) => ({
+      role: i === 1 ? "assistant" : "user",
+      content,
+    }));
+    const chat = { messages: conversation, max_tokens: 2 };
+    const refused = await post("/vertex", { instances: [chat] });
+    expect([refused.status, (await json(refused)).error]).toEqual([422, expect.stringContaining("context")]);
+    const instances = [
+      { inputs: "Hi", parameters },
+      { ...chat, context_overflow: "drop_oldest" },
+    ];
+    const { predictions } = await json(await post("/vertex", { instances }));
+    expect(predictions).toEqual([expect.stringMatching(/^Hi[a-z]{3}$/), expect.stringMatching(/^[a-z]{2}$/)]);
+  });
 });
 
 it("TGI's spellings in a chat mean what they do there", async () => {

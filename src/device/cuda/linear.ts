@@ -5,6 +5,7 @@ import {
   type Area,
   type Arg,
   activationCodes,
+  type CudaProperties,
   type FoldedNorm,
   type Launch,
   type LinearKernels,
@@ -56,8 +57,16 @@ const streams: readonly Stream[] = [
   ...[16, 32, 64].map((tokens) => ({ tokens, tiles: 2, warpBytes: 13824 + 2 * 1152 })),
 ];
 const warps = 8;
-/** linear_one.cuh: a warp's ring. */
-const oneRing = 9216;
+/** linear_one.cuh: its shared memory beside the rings, with what the driver keeps of each block's; two pieces a ring. */
+const oneOthers = 1152 + 1024;
+const leastRings = warps * 2 * 3360;
+
+/** Rings so large that no multiprocessor gets more than its share of few blocks; of many, three. */
+function oneBytes(blocks: number, { multiprocessors, sharedBytes }: CudaProperties): number {
+  const each = Math.min(3, Math.ceil(blocks / multiprocessors));
+  const ring = Math.floor((sharedBytes + 1024) / each) - oneOthers;
+  return Math.max(leastRings, Math.min(ring, sharedBytes - oneOthers));
+}
 
 /** One launch's part of a product: up to four segments, and where their columns lie. */
 interface Part {
@@ -280,6 +289,7 @@ interface Call {
 function oneLaunch(call: Call, part: Part, n: number, context: LowerContext): Launch {
   const gated = call.gated !== undefined;
   const { norm, next } = call;
+  const tiles = gated ? tilesOf(part.rows / 2) : tileCount(part.segments);
   const args = [
     ...productArgs(call, part, context),
     ...[ptr(norm?.squares.area.address ?? 0n), i32(norm?.squares.count ?? 0), { f32: norm?.eps ?? 0 }],
@@ -288,9 +298,9 @@ function oneLaunch(call: Call, part: Part, n: number, context: LowerContext): La
   ];
   return {
     kernel: "mr_linear_1",
-    grid: [gated ? tilesOf(part.rows / 2) : tileCount(part.segments), 1, n],
+    grid: [tiles, 1, n],
     block: 32 * warps,
-    sharedBytes: warps * oneRing,
+    sharedBytes: oneBytes(tiles, context.properties),
     args,
     dependent: true,
   };

@@ -2,7 +2,7 @@
 // of the prompt.
 import { UserError } from "../../base/errors.js";
 import type { TokenLogprobs } from "../../engine/types.js";
-import type { Choice } from "../../session/collect.js";
+import { ranked } from "../../session/collect.js";
 import type { Session } from "../../session/session.js";
 import type { ChatJob, DeltaToken } from "../../session/types.js";
 import type { Exchange } from "../exchange.js";
@@ -111,7 +111,8 @@ class CompletionShape implements Shape {
   whole(answers: Parameters<Shape["whole"]>[0]) {
     const choices = answers.flatMap(({ promptIds, promptLogprobs, choices }, promptIndex) => {
       const prompt = this.asked.echo ? this.echoPrompt(promptIndex, promptIds, promptLogprobs) : null;
-      return this.best(choices).map(({ text, tokens, silentTokens, reason, stop }, index) => ({
+      const best = choices.length > this.asked.n ? ranked(choices).slice(0, this.asked.n) : choices;
+      return best.map(({ text, tokens, silentTokens, reason, stop }, index) => ({
         index: promptIndex * this.asked.n + index,
         text: (this.echoed[promptIndex] ?? "") + text,
         logprobs: joined(prompt, this.logprobs(promptIndex, tokens)),
@@ -123,16 +124,6 @@ class CompletionShape implements Shape {
       }));
     });
     return { choices };
-  }
-
-  private best(choices: readonly Choice[]): readonly Choice[] {
-    const { n } = this.asked;
-    if (choices.length <= n) return choices;
-    const score = ({ tokens, silentTokens }: Choice) => {
-      const all = [...tokens, ...silentTokens];
-      return all.reduce((sum, { logprobs }) => sum + (logprobs?.logprob ?? 0), 0) / Math.max(1, all.length);
-    };
-    return choices.toSorted((a, b) => score(b) - score(a)).slice(0, n);
   }
 
   /** Fixes the prompt's text, as the caller gave it or as its ids decode; its log-probabilities where they are wanted. */

@@ -1,6 +1,6 @@
 // Owns: answers in TGI's shapes: whole with details and the best of several, or token by token; and the headers that tell
 // what an answer took.
-import { type Choice, collect } from "../../session/collect.js";
+import { type Choice, collect, ranked } from "../../session/collect.js";
 import type { Delta, DeltaToken } from "../../session/types.js";
 import { accountsOf } from "../account.js";
 import { answered, type Exchange, interrupted, running } from "../exchange.js";
@@ -18,7 +18,7 @@ export async function respondWhole(exchange: Exchange, asked: Asked, wrap: (answ
   await running(exchange, [prepared], async (signal) => {
     const { choices, promptIds, promptLogprobs } = await collect(answered(exchange, prepared, signal));
     if (signal.aborted) throw interrupted(exchange);
-    const [best, ...others] = [...choices].sort((a, b) => meanLogprob(b) - meanLogprob(a));
+    const [best, ...others] = ranked(choices);
     const prefill = asked.prefill
       ? Array.from(promptIds, (id, i) => {
           const { text, logprob } = alone(model.session, id, promptLogprobs?.[i]?.logprob);
@@ -44,11 +44,6 @@ export async function respondWhole(exchange: Exchange, asked: Asked, wrap: (answ
       }),
     );
   });
-}
-
-function meanLogprob({ tokens, silentTokens }: Choice): number {
-  const all = [...tokens, ...silentTokens];
-  return all.reduce((sum, { logprobs }) => sum + (logprobs?.logprob ?? 0), 0) / Math.max(1, all.length);
 }
 
 function details({ model: { session } }: Exchange, asked: Asked, choice: Choice): object {

@@ -3,7 +3,8 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from "fastify";
 import { type Static, Type } from "typebox";
 import { UserError } from "../../base/errors.js";
-import { collect } from "../../session/collect.js";
+import { collect, ranked } from "../../session/collect.js";
+import { fitted } from "../../session/fit.js";
 import { answered, type Exchange, exchanging, interrupted, running, type Serving } from "../exchange.js";
 import { chatCompletion, chatJob } from "../openai/chat.js";
 import { completion } from "../openai/completions.js";
@@ -52,12 +53,11 @@ export function envelopeRoutes(
   );
 }
 
-/** One text an instance, in their order. */
+/** One text an instance, in their order: what /generate gives as generated_text, or a chat's first answer. */
 async function predictions(exchange: Exchange, instances: readonly Record<string, unknown>[]): Promise<void> {
-  const { session } = exchange.model;
-  const prepared = instances.map((instance, index) => {
+  const all = instances.map((instance, index) => {
     try {
-      return session.prepare(jobOf(exchange, instance));
+      return preparedOf(exchange, instance);
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
       const { status, code } = error;
@@ -69,16 +69,30 @@ async function predictions(exchange: Exchange, instances: readonly Record<string
       });
     }
   });
-  await running(exchange, prepared, async (signal) => {
-    const answers = await Promise.all(prepared.map((one) => collect(answered(exchange, one, signal))));
-    if (signal.aborted) throw interrupted(exchange);
-    exchange.reply.send({ predictions: answers.map(({ choices: [{ text }] }) => text) });
-  });
+  await running(
+    exchange,
+    all.map(({ prepared }) => prepared),
+    async (signal) => {
+      const predictions = await Promise.all(
+        all.map(async ({ prepared, before }) => {
+          const { choices } = await collect(answered(exchange, prepared, signal));
+          return before + ranked(choices)[0].text;
+        }),
+      );
+      if (signal.aborted) throw interrupted(exchange);
+      exchange.reply.send({ predictions });
+    },
+  );
 }
 
-function jobOf({ request, model }: Exchange, instance: Record<string, unknown>) {
-  if ("messages" in instance) return chatJob(valid<ChatRequest>(request, ChatBody, instance));
-  return asked(valid<GenerateRequest>(request, GenerateBody, instance), model.session, false).job;
+/** before: what stands before the answer in its text. */
+function preparedOf({ request, model: { session } }: Exchange, instance: Record<string, unknown>) {
+  if ("messages" in instance) {
+    const body = valid<ChatRequest>(request, ChatBody, instance);
+    return { prepared: fitted(session, chatJob(body), body.context_overflow ?? "error"), before: "" };
+  }
+  const { job, inputs, fullText } = asked(valid<GenerateRequest>(request, GenerateBody, instance), session, false);
+  return { prepared: session.prepare(job), before: fullText ? inputs : "" };
 }
 
 /** The body, where the schema takes it. Throws UserError. */
