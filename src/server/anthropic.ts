@@ -1,5 +1,6 @@
 // Owns: Anthropic's routes: messages and their tokens counted. Jobs, answers and schemas are in anthropic/.
 import type { FastifyInstance } from "fastify";
+import { checkTextLength } from "../session/fit.js";
 import { respondStream, respondWhole } from "./anthropic/answer.js";
 import { messagesJob, promptJob } from "./anthropic/job.js";
 import * as schema from "./anthropic/schema.js";
@@ -24,7 +25,9 @@ export function anthropicRoutes(app: FastifyInstance, serving: Serving): void {
     { schema: { body: schema.CountBody } },
     (request, reply) =>
       exchanging(serving, request, reply, request.body.model, async ({ model: { session } }) => {
-        reply.send({ input_tokens: session.promptIds(promptJob(request.body)).length });
+        const job = promptJob(request.body);
+        checkTextLength(job, "messages");
+        reply.send({ input_tokens: session.promptIds(job).length });
       }),
   );
 }

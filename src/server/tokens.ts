@@ -3,6 +3,7 @@
 import type { FastifyInstance } from "fastify";
 import { type Static, Type } from "typebox";
 import { UserError } from "../base/errors.js";
+import { checkTextLength } from "../session/fit.js";
 import { exchanging, type Serving } from "./exchange.js";
 import type { ServedModel } from "./models.js";
 import { chatJob } from "./openai/chat.js";
@@ -33,7 +34,10 @@ type TokenizeRequest = Static<typeof TokenizeBody>;
 const DetokenizeBody = Type.Object(
   {
     model: tgi.CompatBody.properties.model,
-    tokens: Type.Array(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 }), { description: "a list of token ids" }),
+    tokens: Type.Array(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1 }), {
+      maxItems: 500_000,
+      description: "a list of up to 500,000 token ids",
+    }),
   },
   noExtra,
 );
@@ -49,7 +53,9 @@ export function tokenRoutes(app: FastifyInstance, serving: Serving): void {
     { schema: { body: tgi.ChatTokenizeBody } },
     (request, reply) =>
       exchanging(serving, request, reply, request.body.model, async ({ model: { id, session } }) => {
-        const ids = session.promptIds(chatJob({ ...request.body, model: id }));
+        const job = chatJob({ ...request.body, model: id });
+        checkTextLength(job, "messages");
+        const ids = session.promptIds(job);
         const templated_text = session.detokenize(ids, { special: true });
         reply.send({ tokenize_response: located(session, ids), templated_text });
       }),
@@ -93,14 +99,16 @@ function asked(body: TokenizeRequest): keyof typeof companions {
 
 function tokenized(body: TokenizeRequest, { id, session }: ServedModel): object {
   const kind = asked(body);
+  checkTextLength({ prompt: kind === "inputs" ? body.inputs : body.prompt }, kind);
   if (kind === "inputs") return located(session, session.tokenize(body.inputs!, { bos: true, special: true }));
   const { prompt, messages, tools, add_generation_prompt, chat_template_kwargs } = body;
+  const chat = () => {
+    const job = chatJob({ model: id, messages: messages!, tools, add_generation_prompt, chat_template_kwargs });
+    checkTextLength(job, kind);
+    return session.promptIds(job);
+  };
   const ids =
-    kind === "prompt"
-      ? session.tokenize(prompt!, { bos: body.add_special_tokens ?? true, special: true })
-      : session.promptIds(
-          chatJob({ model: id, messages: messages!, tools, add_generation_prompt, chat_template_kwargs }),
-        );
+    kind === "prompt" ? session.tokenize(prompt!, { bos: body.add_special_tokens ?? true, special: true }) : chat();
   return {
     count: ids.length,
     max_model_len: session.limits.contextLength,

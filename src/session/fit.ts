@@ -15,8 +15,10 @@ export interface Fitted extends Prepared {
   readonly cutTokens: number;
 }
 
-/** UTF-16 units: more are not tokenized to be cut, which would keep everybody waiting. */
+/** UTF-16 units: more are not tokenized to be cut or counted, which would keep everybody waiting. */
 export const mostText = 2_000_000;
+/** What rendering a message takes, as if it were so much text. */
+const messageWeight = 200;
 
 /** Throws UserError where the job cannot be done, also where nothing that may be left out makes it fit. */
 export function fitted(session: Session, job: ChatJob, overflow: Overflow): Fitted {
@@ -32,12 +34,18 @@ export function fitted(session: Session, job: ChatJob, overflow: Overflow): Fitt
 
 export const isTooLong = (error: unknown) => error instanceof UserError && error.code === "context_length_exceeded";
 
-/** UTF-16 units of what is said in the prompt. */
-export function textLength({ messages = [], prompt = "" }: ChatJob): number {
+/** Throws UserError for what would take too long to tokenize. */
+export function checkTextLength(job: Pick<ChatJob, "messages" | "prompt">, param: string): void {
+  if (textLength(job) <= mostText) return;
+  const message = `This is too much text at once: at most ${mostText} characters are taken, a message counted as ${messageWeight} more.`;
+  throw new UserError(message, { code: "text_too_long", param });
+}
+
+/** In UTF-16 units: what is said in the prompt, and what it takes to render it. */
+export function textLength({ messages = [], prompt = "" }: Pick<ChatJob, "messages" | "prompt">): number {
   return messages.reduce((sum, { content }) => {
-    return (
-      sum + (typeof content === "string" ? content.length : (content ?? []).reduce((n, p) => n + p.text.length, 0))
-    );
+    const parts = typeof content === "string" ? [{ text: content }] : (content ?? []);
+    return parts.reduce((length, { text }) => length + text.length, sum + messageWeight);
   }, prompt.length);
 }
 

@@ -255,6 +255,8 @@ export class Session {
   /** Megabytes of text are refused before they are tokenized, which would keep everybody waiting for seconds. */
   private refuseFarTooLong(job: ChatJob): void {
     const { contextLength } = this.limits;
+    const count = job.messages?.length ?? 0;
+    if (count > contextLength) throw contextExceeded(contextLength, `there are ${count} messages`, "messages");
     const length = job.messages
       ? job.messages.reduce((sum, { content }) => sum + textLength(content), 0)
       : (job.prompt?.length ?? 0) + (job.suffix?.length ?? 0);

@@ -7,7 +7,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { Budgets } from "../../src/server/budgets.js";
 import { newKey, readKeys, scopes } from "../../src/server/keys.js";
 import { checkOutbound } from "../../src/server/outbound.js";
-import { letters } from "../session/fakes.js";
+import { byteText, letters } from "../session/fakes.js";
 import { type Rig, type RigOptions, rig, until } from "./support.js";
 
 const open: Rig[] = [];
@@ -276,3 +276,31 @@ it("ends by finishing what runs, while those who come are told to come back", as
   expect(answer.choices[0].finish_reason).toBe("length");
   await closed;
 });
+
+it("too much text at once, or too many messages, is refused before anything is rendered or tokenized", async () => {
+  const fails = () => expect.fail("it was rendered or tokenized");
+  const text = {
+    tokenizer: { ...byteText.tokenizer, encode: fails },
+    template: { ...byteText.template!, encode: fails },
+  };
+  const { post } = await start({ text });
+  const much = "x".repeat(2_000_001);
+  const many = Array.from({ length: 20_000 }, () => ({ role: "user", content: "" }));
+  for (const [path, body] of [
+    ["/tokenize", { inputs: much }],
+    ["/tokenize", { prompt: much }],
+    ["/tokenize", { messages: many }],
+    ["/chat_tokenize", { messages: many }],
+    ["/generate", { inputs: much, parameters: { truncate: 5 } }],
+    ["/v1/messages/count_tokens", { model: "tiny", messages: many }],
+    ["/v1/messages", { model: "tiny", max_tokens: 1, messages: many }],
+    ["/v1/chat/completions", { messages: many }],
+    ["/v1/chat/completions", { messages: many, context_overflow: "drop_oldest" }],
+    ["/api/chat", { model: "tiny", messages: [...many, { role: "user", content: much }] }],
+  ] as const) {
+    const answer = await post(path, body);
+    const said = await answer.text();
+    expect([answer.status === 400 || answer.status === 422, said], path).toEqual([true, said]);
+    expect(said, path).toMatch(/too much text at once|there are \d+ messages|context/);
+  }
+}, 30_000);

@@ -124,6 +124,8 @@ describe("a session", () => {
     expect(() => session.prepare(job({ prompt: "x".repeat(5000) }))).toThrow(/context is 256.*at least 834 tokens/);
     const messages = [{ role: "user" as const, content: "x".repeat(5000) }];
     expect(() => session.prepare(job({ prompt: undefined, messages }))).toThrow(/at least 834 tokens/);
+    const many = Array.from({ length: 300 }, () => ({ role: "user" as const, content: "" }));
+    expect(() => session.prepare(job({ prompt: undefined, messages: many }))).toThrow(/there are 300 messages/);
   });
 
   it("asks for exactly one kind of prompt", async () => {

@@ -2,6 +2,7 @@
 // into it, so their spellings become those tokens here, as in TGI.
 import { checkDepth } from "../../base/depth.js";
 import { UserError } from "../../base/errors.js";
+import { checkTextLength } from "../../session/fit.js";
 import { seedBits } from "../../session/sampling.js";
 import type { Session } from "../../session/session.js";
 import type { ChatJob, OutputFormat } from "../../session/types.js";
@@ -96,6 +97,7 @@ function prompt(
   session: Session,
 ): Pick<ChatJob, "prompt" | "promptIds" | "parseSpecial"> {
   if (truncate === undefined) return { prompt: inputs, parseSpecial: true };
+  checkTextLength({ prompt: inputs }, "inputs");
   const ids = session.tokenize(inputs, { bos: true, special: true });
   return { promptIds: ids.subarray(Math.max(0, ids.length - truncate)) };
 }
