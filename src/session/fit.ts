@@ -16,14 +16,14 @@ export interface Fitted extends Prepared {
 }
 
 /** UTF-16 units: more are not tokenized to be cut, which would keep everybody waiting. */
-const mostText = 2_000_000;
+export const mostText = 2_000_000;
 
 /** Throws UserError where the job cannot be done, also where nothing that may be left out makes it fit. */
 export function fitted(session: Session, job: ChatJob, overflow: Overflow): Fitted {
   try {
     return { ...session.prepare(job), cutTokens: 0 };
   } catch (error) {
-    if (overflow === "error" || !isTooLong(error) || textOf(job) > mostText) throw error;
+    if (overflow === "error" || !isTooLong(error) || textLength(job) > mostText) throw error;
   }
   const whole = session.promptIds(job);
   const kept = job.messages ? conversation(session, job, job.messages, overflow) : text(session, job, whole, overflow);
@@ -32,7 +32,8 @@ export function fitted(session: Session, job: ChatJob, overflow: Overflow): Fitt
 
 export const isTooLong = (error: unknown) => error instanceof UserError && error.code === "context_length_exceeded";
 
-function textOf({ messages = [], prompt = "" }: ChatJob): number {
+/** UTF-16 units of what is said in the prompt. */
+export function textLength({ messages = [], prompt = "" }: ChatJob): number {
   return messages.reduce((sum, { content }) => {
     return (
       sum + (typeof content === "string" ? content.length : (content ?? []).reduce((n, p) => n + p.text.length, 0))
@@ -42,6 +43,18 @@ function textOf({ messages = [], prompt = "" }: ChatJob): number {
 
 /** A prompt that is cut leaves a quarter of the context to an answer whose length nobody said. */
 const roomFor = ({ maxTokens }: ChatJob, { limits }: Session) => maxTokens ?? Math.max(1, limits.contextLength >> 2);
+
+/** The smallest count in 1…most for which enough is left out, `most` where none does; asked a few times only: each asks
+ *  the tokenizer. */
+export function fewest(most: number, isEnough: (count: number) => boolean): number {
+  let [low, high] = [1, most];
+  while (low < high) {
+    const count = (low + high) >> 1;
+    if (isEnough(count)) high = count;
+    else low = count + 1;
+  }
+  return high;
+}
 
 /** The fewest turns go that must; a turn is a user's message and what follows it. */
 function conversation(
@@ -66,13 +79,7 @@ function conversation(
     return { ...job, messages: messages.filter((_, index) => !gone.has(turnOf[index])) };
   };
   const trial = { maxTokens: roomFor(job, session) };
-  let [low, high] = [1, droppable.length];
-  while (low < high) {
-    const count = (low + high) >> 1;
-    if (fits(session, { ...without(count), ...trial })) high = count;
-    else low = count + 1;
-  }
-  return session.prepare(without(low));
+  return session.prepare(without(fewest(droppable.length, (count) => fits(session, { ...without(count), ...trial }))));
 }
 
 function fits(session: Session, job: ChatJob): boolean {

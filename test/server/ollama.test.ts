@@ -1,7 +1,7 @@
 // Ollama's routes on a scripted engine: what its own client gets, and the wire to the letter.
 import { Ollama } from "ollama";
 import { afterEach, describe, expect, it } from "vitest";
-import { eos, letters, type Script, words } from "../session/fakes.js";
+import { byteText, eos, letters, type Script, words } from "../session/fakes.js";
 import { type Rig, type RigOptions, rig, until } from "./support.js";
 
 const open: Rig[] = [];
@@ -107,6 +107,33 @@ describe("chat", () => {
     expect(text).not.toContain("message 0");
     const whole = ollama.chat({ model, messages, truncate: false } as never);
     await expect(whole).rejects.toMatchObject({ status_code: 400, error: expect.stringContaining("128 tokens") });
+  });
+
+  it("asks the tokenizer a few times only, however many messages there are, and keeps all that fit", async () => {
+    let asked = 0;
+    const template = { ...byteText.template!, encode: counted(byteText.template!.encode) };
+    function counted<T extends unknown[], R>(encode: (...given: T) => R): (...given: T) => R {
+      return (...given) => {
+        asked++;
+        return encode(...given);
+      };
+    }
+    const prompts: number[][] = [];
+    const { ollama } = await start({ contextLength: 1024, script: sees(prompts), text: { ...byteText, template } });
+    const messages = Array.from({ length: 3000 }, (_, i) => ({ role: "user", content: `number ${i}` }));
+    await ollama.chat({ model, messages, options: { num_predict: 24 } });
+    expect(asked).toBeLessThan(20);
+    const text = String.fromCharCode(...prompts[0].slice(1));
+    const first = Number(/^user: number (\d+)\n/.exec(text)![1]);
+    expect(text).toBe(
+      `${messages
+        .slice(first)
+        .map(({ content }) => `user: ${content}\n`)
+        .join("")}assistant: `,
+    );
+    const room = 1024 - 24;
+    expect(prompts[0].length).toBeLessThanOrEqual(room);
+    expect(prompts[0].length + "user: number 1234\n".length).toBeGreaterThan(room);
   });
 });
 

@@ -1,6 +1,7 @@
 // Owns: Ollama's requests as ChatJobs: what the package says first, then the request; and prompts that are longer than the
 // context, which are cut as Ollama cuts them: a conversation loses its oldest messages, a prompt its middle.
 import { UserError } from "../../base/errors.js";
+import { fewest, mostText, textLength } from "../../session/fit.js";
 import type { Prepared, Session } from "../../session/session.js";
 import type { ChatJob, ChatMessage } from "../../session/types.js";
 import { withPackageMessages } from "../../store/apply.js";
@@ -130,17 +131,21 @@ class Fit {
     this.contextLength = Math.min(contextLength, options.contextLength ?? contextLength);
   }
 
-  /** Drops the oldest messages, but neither system messages nor the last one. */
+  /** Drops the oldest messages, as few as it takes, but neither system messages nor the last one. */
   conversation(job: ChatJob, messages: readonly ChatMessage[]): Prepared {
-    let kept = messages;
-    let room = this.contextLength - 1;
-    while (this.truncate && this.session.promptIds({ ...job, messages: kept }).length > room) {
-      const oldest = kept.findIndex(({ role }, index) => role !== "system" && index < kept.length - 1);
-      if (oldest < 0) break;
-      kept = kept.filter((_, index) => index !== oldest);
-      room = this.cutTo();
-    }
-    return this.limited({ ...job, messages: kept });
+    if (!this.truncate || this.holds(job, messages, this.contextLength - 1)) return this.limited({ ...job, messages });
+    const droppable = messages.flatMap(({ role }, at) => (role !== "system" && at < messages.length - 1 ? [at] : []));
+    const without = (count: number) => {
+      const gone = new Set(droppable.slice(0, count));
+      return messages.filter((_, at) => !gone.has(at));
+    };
+    const count = fewest(droppable.length, (one) => this.holds(job, without(one), this.cutTo()));
+    return this.limited({ ...job, messages: without(count) });
+  }
+
+  private holds(job: ChatJob, messages: readonly ChatMessage[], room: number): boolean {
+    const whole = { ...job, messages };
+    return textLength(whole) <= mostText && this.session.promptIds(whole).length <= room;
   }
 
   /** Keeps the beginning (num_keep) and the end. */
