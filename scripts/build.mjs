@@ -1,5 +1,6 @@
-// Owns: `npm run build`: packages, dist and the kernels of this processor. `-- --all`: the kernels of every variant.
-import { ensureDist, ensureModules, ensureNative, requireNode, say } from "./setup.mjs";
+// Owns: `npm run build`: packages, dist and the kernels of this processor. `-- --all`: the kernels of every variant, and those of
+// GPUs where nvcc is.
+import { ensureCuda, ensureDist, ensureModules, ensureNative, requireNode, say } from "./setup.mjs";
 
 requireNode();
 ensureModules();
@@ -9,3 +10,4 @@ if (ensureNative({ all }) === "none") {
   say("No native kernels: --device reference works without them.");
   if (all) process.exit(1);
 }
+if (all && ensureCuda() === "failed") process.exit(1);
