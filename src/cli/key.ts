@@ -1,6 +1,6 @@
 // Owns: `millrace key NAME`: makes an API key for `millrace serve --key-file`.
 import { Command, InvalidArgumentError } from "commander";
-import { isScope, type KeyTerms, newKey, type Scope, scopes } from "../server/keys.js";
+import { bestPriority, isScope, type KeyTerms, newKey, type Scope, scopes } from "../server/keys.js";
 import { numberIn, wholeNumber } from "./flags.js";
 
 interface KeyFlags extends KeyTerms {
@@ -20,6 +20,11 @@ export function command(): Command {
     .option("--scopes <list>", `what it may do, of ${scopes.join(",")}`, scopeList, ["infer"])
     .option("--weight <n>", "its share where keys want more than there is (default: 1)", numberIn(0.01, 100))
     .option("--budget <tokens>", "that it may spend a day, UTC (default: as many as it likes)", wholeNumber(0))
+    .option(
+      "--priority <n>",
+      "the best that its requests may ask for, where there are other keys; lower ones go first (default: 0)",
+      wholeNumber(bestPriority, 0),
+    )
     .addHelpText(
       "after",
       `

@@ -6,7 +6,7 @@ import { type Embeddings, type EmbedJob, embed } from "../session/embed.js";
 import type { Prepared } from "../session/session.js";
 import type { Delta } from "../session/types.js";
 import { keepAccount } from "./account.js";
-import { clientOf, keyOf } from "./auth.js";
+import { callerOf, clientOf, keyOf } from "./auth.js";
 import type { Budgets } from "./budgets.js";
 import { untilEnded } from "./ending.js";
 import { innerOf } from "./inner.js";
@@ -84,6 +84,10 @@ export async function running(
 ): Promise<void> {
   let choices = 0;
   let tokens = 0;
+  for (const {
+    request: { priority },
+  } of prepared)
+    checkPriority(request, priority);
   for (const { request } of prepared) {
     choices += request.n;
     tokens += request.promptIds.length + request.n * request.maxTokens;
@@ -101,6 +105,16 @@ export async function running(
     controller.abort(over);
     leave();
   }
+}
+
+/** Throws UserError for a request that would go before other keys' and may not. */
+function checkPriority(request: FastifyRequest, priority: number): void {
+  const caller = callerOf(request);
+  if (caller === undefined || caller.alone) return;
+  const best = caller.key.priority ?? 0;
+  if (priority >= best) return;
+  const message = `This API key may ask for the priority ${best} at best (lower ones go first), not ${priority}.`;
+  throw new UserError(message, { status: 403, code: "insufficient_priority", param: "priority" });
 }
 
 /** The model's answer, counted, and paid by the caller's key. Throws where a choice ends in an error. */

@@ -1,5 +1,5 @@
 // Owns: API keys as a server keeps them: a name, what the key may do, and its SHA-256; never the key itself. The file has
-// one key a line: NAME SCOPE[,SCOPE…] SHA256 [weight=N] [budget=N]. Keys are 256 random bits, so a plain hash cannot be turned back.
+// one key a line: NAME SCOPE[,SCOPE…] SHA256 [weight=N] [budget=N] [priority=N]. Keys are 256 random bits, so a plain hash cannot be turned back.
 import { createHash, randomBytes } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { UserError } from "../base/errors.js";
@@ -17,9 +17,14 @@ export interface ApiKey {
   readonly weight?: number;
   /** Tokens, of prompts and answers together, that it may spend a day (UTC); undefined: as many as it likes. */
   readonly budget?: number;
+  /** The best that its requests may ask for where there are other keys (lower goes first), at most 0; 0 unless said. */
+  readonly priority?: number;
 }
 
-export type KeyTerms = Pick<ApiKey, "weight" | "budget">;
+export type KeyTerms = Pick<ApiKey, "weight" | "budget" | "priority">;
+
+/** The best priority that a request can ask for. */
+export const bestPriority = -(2 ** 31);
 
 export const digestOf = (key: string): Buffer => createHash("sha256").update(key).digest();
 
@@ -28,13 +33,14 @@ export const plainKey = (key: string, index: number): ApiKey => ({
   name: `key-${index + 1}`,
   scopes: new Set(scopes),
   digest: digestOf(key),
+  priority: bestPriority,
 });
 
 /** A new key, and its line for the file. */
 export function newKey(
   name: string,
   allowed: readonly Scope[],
-  { weight, budget }: KeyTerms = {},
+  { weight, budget, priority }: KeyTerms = {},
 ): { key: string; line: string } {
   if (!/^[\w.@-]{1,64}$/.test(name)) {
     throw new UserError(`"${name}" cannot name a key: use up to 64 letters, digits, ".", "_", "@" and "-".`);
@@ -43,6 +49,7 @@ export function newKey(
   const words = [name, [...new Set(allowed)].join(","), digestOf(key).toString("hex")];
   if (weight !== undefined) words.push(`weight=${weight}`);
   if (budget !== undefined) words.push(`budget=${budget}`);
+  if (priority !== undefined) words.push(`priority=${priority}`);
   return { key, line: words.join(" ") };
 }
 
@@ -62,7 +69,7 @@ export function readKeys(path: string): ApiKey[] {
     if (terms === null || !/^[0-9a-f]{64}$/i.test(digest) || !named.every(isScope)) {
       throw new UserError(
         `${path}:${at + 1} is no key; a line is NAME, one or more of ${scopes.join(",")}, 64 hex digits (millrace key makes one), ` +
-          "and it may end with weight=N (0.01 to 100) and budget=N (tokens a day).",
+          "and it may end with weight=N (0.01 to 100), budget=N (tokens a day) and priority=N (0 or less: the best that it may ask for).",
       );
     }
     return [{ name, scopes: new Set(named as Scope[]), digest: Buffer.from(digest, "hex"), ...terms }];
@@ -75,12 +82,14 @@ export function readKeys(path: string): ApiKey[] {
 
 /** null: what is said is no such thing. */
 function termsOf(words: readonly string[]): KeyTerms | null {
-  const terms: { weight?: number; budget?: number } = {};
+  const terms: { weight?: number; budget?: number; priority?: number } = {};
   for (const word of words) {
-    const [, name, digits] = /^(weight|budget)=(\d{1,15}(?:\.\d+)?)$/.exec(word) ?? [];
+    const [, name, digits] = /^(weight|budget|priority)=(-?\d{1,15}(?:\.\d+)?)$/.exec(word) ?? [];
     const value = Number(digits);
     if (name === "weight" && value >= 0.01 && value <= 100) terms.weight = value;
-    else if (name === "budget" && Number.isInteger(value)) terms.budget = value;
+    else if (name === "budget" && Number.isInteger(value) && value >= 0) terms.budget = value;
+    else if (name === "priority" && Number.isInteger(value) && value >= bestPriority && value <= 0)
+      terms.priority = value;
     else return null;
   }
   return terms;

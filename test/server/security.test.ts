@@ -121,10 +121,34 @@ describe("budgets", () => {
     expect((await ask(await start({ keys: readKeys(path), usageFolder }))).status).toBe(429);
   });
 
+  it("may put their requests before others' only as far as they were allowed to", async () => {
+    const path = join(folder(), "keys");
+    const [plain, urgent] = [newKey("plain", ["infer"]), newKey("urgent", ["infer"], { priority: -10 })];
+    writeFileSync(path, `${plain.line}\n${urgent.line}\n`);
+    const { post } = await start({ keys: readKeys(path), apiKeys: ["all"] });
+    const ask = async (key: string, priority: number) =>
+      (await post("/v1/chat/completions", { ...chat, priority }, { authorization: `Bearer ${key}` })).status;
+    expect([await ask(plain.key, 0), await ask(plain.key, 5), await ask(plain.key, -1)]).toEqual([200, 200, 403]);
+    expect([await ask(urgent.key, -10), await ask(urgent.key, -11)]).toEqual([200, 403]);
+    expect(await ask("all", -1000)).toBe(200);
+    writeFileSync(path, plain.line);
+    const alone = await start({ keys: readKeys(path) });
+    const headers = { authorization: `Bearer ${plain.key}` };
+    expect((await alone.post("/v1/chat/completions", { ...chat, priority: -5 }, headers)).status).toBe(200);
+  });
+
   it("and weights that are none are refused, by line", () => {
     const path = join(folder(), "keys");
     const { line } = newKey("one", ["infer"]);
-    for (const terms of ["weight=0", "weight=1000", "budget=1.5", "budget=-1", "speed=2"]) {
+    for (const terms of [
+      "weight=0",
+      "weight=1000",
+      "budget=1.5",
+      "budget=-1",
+      "priority=-0.5",
+      "priority=1",
+      "speed=2",
+    ]) {
       writeFileSync(path, `${line} ${terms}\n`);
       expect(() => readKeys(path), terms).toThrow(`${path}:1 is no key`);
     }
