@@ -223,7 +223,11 @@ describe("a response", () => {
     const input = [...turn("one "), ...turn("two "), ...turn("six "), { role: "user" as const, content: "now?" }];
     const body = { model, instructions: "Rules.", input, max_output_tokens: 10 };
     await expect(client.responses.create(body)).rejects.toMatchObject({ status: 400, code: "context_length_exceeded" });
-    await client.responses.create({ ...body, truncation: "auto" });
+    const { data, response } = await client.responses.create({ ...body, truncation: "auto" }).withResponse();
+    const { context } = data.usage as never as { context: { kept: number; cut: number; cached: number } };
+    expect(context).toEqual({ kept: prompt(0).length + 1, cut: expect.any(Number), cached: 0 });
+    expect(context.cut).toBeGreaterThan(2 * 2400);
+    expect(response.headers.get("x-context-cut")).toBe(String(context.cut));
     expect(prompt(0)).toMatch(/^system: Rules\.\nuser: six /);
     expect(prompt(0)).toContain("user: now?");
   });

@@ -145,6 +145,7 @@ class Fit {
 
   private holds(job: ChatJob, messages: readonly ChatMessage[], room: number): boolean {
     const whole = { ...job, messages };
+    if (messages.length > room) return false;
     return textLength(whole) <= mostText && this.session.promptIds(whole).length <= room;
   }
 

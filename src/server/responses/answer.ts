@@ -33,6 +33,9 @@ async function produce(
   save: () => void,
 ): Promise<void> {
   const prepared = prepareResponse(exchange.model.session, job, body.truncation);
+  const { cutTokens } = prepared;
+  builder.cutTokens = cutTokens;
+  if (cutTokens > 0) exchange.reply.header("x-context-cut", String(cutTokens));
   let told = false;
   await running(exchange, [prepared], async (signal) => {
     try {

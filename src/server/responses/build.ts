@@ -98,6 +98,8 @@ export class ResponseBuilder {
   /** The item that is being written, and what it is a continuation of. */
   private open: { readonly kind: string; readonly item: OutputItem } | undefined;
   private prompt = { tokens: 0, cached: 0 };
+  /** Tokens of the prompt that the model does not see. */
+  cutTokens = 0;
   private reasoningTokens = 0;
 
   /** @param session spells tokens, once there are any; undefined: log-probabilities are not wanted */
@@ -206,14 +208,15 @@ export class ResponseBuilder {
   private finish({ reason, timings }: Extract<Delta, { type: "finish" }>): ResponseEvent[] {
     // OpenAI: an answer that says nothing is a message of nothing.
     const nothing = this.response.output.length === 0 ? this.text("", []) : [];
-    const input = this.prompt.tokens;
+    const { tokens: input, cached } = this.prompt;
     const output = timings.generatedTokens;
     this.response.usage = {
       input_tokens: input,
-      input_tokens_details: { cached_tokens: this.prompt.cached, cache_write_tokens: 0 },
+      input_tokens_details: { cached_tokens: cached, cache_write_tokens: 0 },
       output_tokens: output,
       output_tokens_details: { reasoning_tokens: this.reasoningTokens },
       total_tokens: input + output,
+      context: { kept: input, cut: this.cutTokens, cached },
     };
     if (reason === "abort") return [...nothing, ...this.end("cancelled", "incomplete")];
     if (reason !== "length") return [...nothing, ...this.end("completed", "completed")];

@@ -2,8 +2,8 @@
 // answer's text and its calls are one message of the model; reasoning of earlier turns is left out.
 
 import { UserError } from "../../base/errors.js";
-import { fitted } from "../../session/fit.js";
-import type { Prepared, Session } from "../../session/session.js";
+import { type Fitted, fitted } from "../../session/fit.js";
+import type { Session } from "../../session/session.js";
 import type { ChatJob, ChatMessage, OutputFormat, Thinking, Tool, ToolChoice } from "../../session/types.js";
 import { sharedJob } from "../openai/job.js";
 import type { OutputItem } from "./build.js";
@@ -46,7 +46,7 @@ export function responseJob(body: ResponsesRequest, before: readonly Item[]): Ch
 }
 
 /** With "truncation": "auto", as many of the oldest messages are left out as it takes; what the system says stays. */
-export function prepareResponse(session: Session, job: ChatJob, truncation: ResponsesRequest["truncation"]): Prepared {
+export function prepareResponse(session: Session, job: ChatJob, truncation: ResponsesRequest["truncation"]): Fitted {
   try {
     return fitted(session, job, truncation === "auto" ? "drop_oldest" : "error");
   } catch (error) {
