@@ -28,8 +28,8 @@ export interface Framing {
   frame(data: object): string;
   /** After the last object. */
   readonly end: string;
-  /** Says nothing, and keeps proxies from closing the stream; null: there is no such thing. */
-  readonly keepAlive: string | null;
+  /** What says nothing, and keeps proxies from closing the stream; null: there is no such thing. */
+  readonly keepAlive: (() => string) | null;
 }
 
 export const event = (json: string): string => `data: ${json}\n\n`;
@@ -38,7 +38,7 @@ export const serverSentEvents: Framing = {
   contentType: "text/event-stream; charset=utf-8",
   frame: (data) => event(JSON.stringify(data)),
   end: "data: [DONE]\n\n",
-  keepAlive: ": keep-alive\n\n",
+  keepAlive: () => ": keep-alive\n\n",
 };
 
 /** One object a line, as Ollama streams. */
@@ -124,7 +124,7 @@ export class EventStream {
     const { keepAlive } = this.framing;
     if (keepAlive === null || raw.destroyed || raw.writableEnded || raw.writableNeedDrain) return;
     if (!this.opened) this.open();
-    raw.write(keepAlive);
+    raw.write(keepAlive());
   }
 
   private flush(): void {

@@ -52,6 +52,28 @@ describe("chat", () => {
     expect(Math.abs(Date.now() - Date.parse(answer.created_at as never))).toBeLessThan(10_000);
   });
 
+  it("streams lines that bring nothing through a long prefill", async () => {
+    const { engine, ollama, post } = await start({ keepAliveMs: 20 });
+    const late = () => {
+      engine.paused = true;
+      void until(() => engine.running > 0).then(() => setTimeout(() => (engine.paused = false), 150));
+    };
+    late();
+    const all = await lines(await post("/api/generate", { model, prompt: "Hi", raw: true }));
+    const before = all.findIndex(({ response }) => response !== "");
+    expect(before).toBeGreaterThan(2);
+    expect(all[0]).toEqual({ model, created_at: expect.any(String), response: "", done: false });
+    late();
+    let text = "";
+    let count = 0;
+    for await (const { message } of await ollama.chat({ model, messages: [hello], stream: true })) {
+      text += message.content;
+      count++;
+    }
+    expect(text).toBe("Hello world");
+    expect(count).toBeGreaterThan(4);
+  });
+
   it("streams lines unless asked not to, the last one with the reason", async () => {
     const { ollama, post } = await start();
     const pieces: string[] = [];

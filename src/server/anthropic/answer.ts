@@ -10,7 +10,7 @@ const events: Framing = {
   contentType: serverSentEvents.contentType,
   frame: (data) => `event: ${(data as { type: string }).type}\ndata: ${JSON.stringify(data)}\n\n`,
   end: "",
-  keepAlive: 'event: ping\ndata: {"type":"ping"}\n\n',
+  keepAlive: () => 'event: ping\ndata: {"type":"ping"}\n\n',
 };
 
 export async function respondWhole(exchange: Exchange, job: ChatJob): Promise<void> {

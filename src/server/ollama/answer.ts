@@ -33,9 +33,12 @@ export async function respondStream(exchange: Exchange, asked: Asked): Promise<v
   const { request, reply, times } = exchange;
   const { prepared } = asked;
   await running(exchange, [prepared], async (signal) => {
-    const stream = new EventStream(request, reply, times, jsonLines);
+    const answer = new Answer(exchange.model.session, asked);
+    // An object that brings nothing: to every client a piece of the answer like others.
+    const keepAlive = () => jsonLines.frame(answer.object({ text: "" }, false));
+    const stream = new EventStream(request, reply, times, { ...jsonLines, keepAlive });
     try {
-      for await (const object of objects(exchange, asked, signal)) await stream.send(object);
+      for await (const object of objects(exchange, asked, answer, signal)) await stream.send(object);
       if (signal.aborted) throw interrupted(exchange);
       await stream.done();
     } catch (error) {
@@ -55,9 +58,7 @@ export async function respondWhole(exchange: Exchange, asked: Asked): Promise<vo
   });
 }
 
-async function* objects(exchange: Exchange, asked: Asked, signal: AbortSignal) {
-  const { session } = exchange.model;
-  const answer = new Answer(session, asked);
+async function* objects(exchange: Exchange, asked: Asked, answer: Answer, signal: AbortSignal) {
   for await (const delta of answered(exchange, asked.prepared, signal)) {
     for (const piece of answer.add(delta)) yield answer.object(piece, false);
   }
