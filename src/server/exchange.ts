@@ -84,13 +84,10 @@ export async function running(
 ): Promise<void> {
   let choices = 0;
   let tokens = 0;
-  for (const {
-    request: { priority },
-  } of prepared)
-    checkPriority(request, priority);
-  for (const { request } of prepared) {
-    choices += request.n;
-    tokens += request.promptIds.length + request.n * request.maxTokens;
+  for (const { request: one } of prepared) {
+    checkPriority(request, one.priority);
+    choices += one.n;
+    tokens += one.promptIds.length + one.n * one.maxTokens;
   }
   budgets.check(keyOf(request));
   const leave = model.queue.enter(choices, tokens, clientOf(request));

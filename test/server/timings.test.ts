@@ -57,6 +57,19 @@ it("are in a stream's last chunk alone, the one with the usage where that is wan
   expect(counted.at(-1)).toMatchObject({ choices: [], usage: { completion_tokens: 3 }, timings: { predicted_n: 3 } });
 });
 
+it("are in a response that asked for them, and in the last event of its stream", async () => {
+  const body = { model: "tiny", input: "Hi", max_output_tokens: 3, store: false };
+  const answer = (await whole("/v1/responses", { ...body, timings: true })) as Body;
+  expect(answer.timings).toMatchObject({ predicted_n: 3, cache_n: 3, draft_n: 8 });
+  expect(await whole("/v1/responses", body)).not.toHaveProperty("timings");
+  const events = (await (await one.post("/v1/responses", { ...body, timings: true, stream: true })).text())
+    .split("\n")
+    .filter((line) => line.startsWith("data: "))
+    .map((line) => JSON.parse(line.slice(6)) as { response?: Body });
+  expect(events.filter(({ response }) => response?.timings !== undefined)).toEqual([events.at(-1)]);
+  expect(events.at(-1)!.response!.timings).toMatchObject({ predicted_n: 3 });
+});
+
 it("add up several prompts' tokens, and have no time a token where there is but one", async () => {
   const body = { model: "tiny", prompt: ["ab", "cde"], max_tokens: 1, timings: true };
   for (const { timings } of [await whole("/v1/completions", body), (await chunks("/v1/completions", body)).at(-1)!]) {

@@ -2,8 +2,10 @@
 // record of a background response), and into the database before its end is told.
 import { UserError } from "../../base/errors.js";
 import type { ChatJob } from "../../session/types.js";
+import { accountsOf } from "../account.js";
 import { failureOf, logFault } from "../errors.js";
 import { answered, type Exchange, interrupted, running } from "../exchange.js";
+import { wireTimings } from "../openai/timings.js";
 import { ClientGone, EventStream, type Framing, serverSentEvents } from "../stream.js";
 import { newResponse, ResponseBuilder, type ResponseEvent } from "./build.js";
 import { inputItems, prepareResponse } from "./job.js";
@@ -35,6 +37,7 @@ async function produce(
   const prepared = prepareResponse(exchange.model.session, job, body.truncation);
   const { cutTokens } = prepared;
   builder.cutTokens = cutTokens;
+  if (body.timings) builder.timings = () => wireTimings(accountsOf(exchange.request));
   if (cutTokens > 0) exchange.reply.header("x-context-cut", String(cutTokens));
   let told = false;
   await running(exchange, [prepared], async (signal) => {

@@ -47,6 +47,7 @@ export interface ResponseObject {
   incomplete_details: { readonly reason: "max_output_tokens" } | null;
   output: OutputItem[];
   usage: object | null;
+  timings?: object;
   readonly [field: string]: unknown;
 }
 
@@ -100,6 +101,8 @@ export class ResponseBuilder {
   private prompt = { tokens: 0, cached: 0 };
   /** Tokens of the prompt that the model does not see. */
   cutTokens = 0;
+  /** Where they are wanted: asked at the end. */
+  timings: (() => object) | undefined;
   private reasoningTokens = 0;
 
   /** @param session spells tokens, once there are any; undefined: log-probabilities are not wanted */
@@ -218,6 +221,7 @@ export class ResponseBuilder {
       total_tokens: input + output,
       context: { kept: input, cut: this.cutTokens, cached },
     };
+    if (this.timings !== undefined) this.response.timings = this.timings();
     if (reason === "abort") return [...nothing, ...this.end("cancelled", "incomplete")];
     if (reason !== "length") return [...nothing, ...this.end("completed", "completed")];
     this.response.incomplete_details = { reason: "max_output_tokens" };

@@ -234,6 +234,7 @@ const fields = {
   repetition_penalty: number(0.01, 100),
   priority: integer(-(2 ** 31), 2 ** 31 - 1),
   cache_salt: text(),
+  timings: flag(),
   chat_template_kwargs: Type.Optional(anObject),
   timeout: Type.Optional(Type.Number({ exclusiveMinimum: 0, description: "a number of seconds above 0" })),
 } satisfies TProperties;
