@@ -9,7 +9,7 @@ export function allowOrigins(app: FastifyInstance, origins: readonly string[]): 
     reply.header("vary", "Origin");
     if (origin === undefined || !isAllowed(origins, origin)) return;
     reply.header("access-control-allow-origin", origin);
-    reply.header("access-control-expose-headers", "x-request-id, retry-after");
+    reply.header("access-control-expose-headers", "x-request-id, x-context-cut, retry-after");
     // A preflight carries no key, and asks for nothing but this.
     if (method !== "OPTIONS" || headers["access-control-request-method"] === undefined) return;
     reply.header("access-control-allow-methods", "GET, POST, DELETE, HEAD");
