@@ -335,6 +335,9 @@ describe("the envelopes of clouds", () => {
       [{ instances: [] }, "instances"],
       [{ instances: [instance(3), { inputs: 5 }] }, "Instance 1"],
       [{ instances: [instance(3), {}] }, "inputs"],
+      [{ instances: [{ inputs: "Hi", parameters: { details: true } }] }, '"details"'],
+      [{ instances: [{ messages, n: 2 }] }, '"n"'],
+      [{ instances: [{ messages, stream: true }] }, '"stream"'],
     ] as const) {
       const refused = await post("/vertex", body);
       expect([refused.status, (await json(refused)).error]).toEqual([422, expect.stringContaining(said)]);

@@ -85,13 +85,32 @@ async function predictions(exchange: Exchange, instances: readonly Record<string
   );
 }
 
+/** What asks for more than a text, which is all that a prediction is. */
+const beyondText = {
+  messages: ["stream", "n", "logprobs", "timings", "return_token_ids"],
+  inputs: ["details", "decoder_input_details", "top_n_tokens"],
+};
+
+function refuseMore(given: object, names: readonly string[]): void {
+  const values = given as Readonly<Record<string, unknown>>;
+  const name = names.find((one) => (one === "n" ? Number(values.n ?? 1) > 1 : Boolean(values[one])));
+  if (name === undefined) return;
+  throw new UserError(`The field "${name}" asks for more than a prediction's text; leave it out.`, {
+    code: "unsupported_field",
+    param: name,
+  });
+}
+
 /** before: what stands before the answer in its text. */
 function preparedOf({ request, model: { session } }: Exchange, instance: Record<string, unknown>) {
   if ("messages" in instance) {
     const body = valid<ChatRequest>(request, ChatBody, instance);
+    refuseMore(body, beyondText.messages);
     return { prepared: fitted(session, chatJob(body), body.context_overflow ?? "error"), before: "" };
   }
-  const { job, inputs, fullText } = asked(valid<GenerateRequest>(request, GenerateBody, instance), session, false);
+  const body = valid<GenerateRequest>(request, GenerateBody, instance);
+  refuseMore(body.parameters ?? {}, beyondText.inputs);
+  const { job, inputs, fullText } = asked(body, session, false);
   return { prepared: session.prepare(job), before: fullText ? inputs : "" };
 }
 
