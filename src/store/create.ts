@@ -86,6 +86,17 @@ function defined<T extends object>(fields: T): Partial<T> {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Partial<T>;
 }
 
+/** Behind the model's own files, in this order whatever the base had, so that what says the same has one digest. */
+const order: readonly string[] = [
+  layerType.template,
+  layerType.system,
+  layerType.messages,
+  layerType.license,
+  layerType.parameters,
+  layerType.adapter,
+  layerType.draft,
+];
+
 /** Said once, and replaced by a new one. */
 const replaced: readonly string[] = [layerType.template, layerType.system, layerType.messages];
 
@@ -287,7 +298,7 @@ class Creation {
     }
     layers = await this.withParameters(layers, parameters);
     layers.push(...(await this.adapters(layers)), ...(await onLine(lines?.draft, () => this.draft())));
-    return layers;
+    return layers.sort((a, b) => order.indexOf(a.mediaType) - order.indexOf(b.mediaType));
   }
 
   private async withParameters(layers: readonly Descriptor[], parameters: object): Promise<Descriptor[]> {

@@ -96,6 +96,14 @@ test("every instruction is in the package, and its Modelfile makes the same pack
   expect(modelfile(again)).toBe(modelfile(one));
 });
 
+test("a package of a base with a licence and parameters makes the same package again", async () => {
+  await create("licensed", "FROM ./tiny.gguf\nPARAMETER temperature 0.5\nLICENSE theirs\n");
+  const one = await create("upon", 'FROM licensed\nSYSTEM """Two\nlines."""\nTEMPLATE {{ .Prompt }}\nLICENSE mine\n');
+  expect(one.license).toEqual(["theirs", "mine"]);
+  const again = await create("upon-again", modelfile(one));
+  expect(again.digest).toBe(one.digest);
+});
+
 test.each([
   ["SYSTEM x", /line 1: there is no FROM/],
   ["FROM a\nFORM b", /line 2: there is no instruction "FORM"/],
