@@ -55,18 +55,20 @@ template <int D>
 struct Cursor {
   const Args& a;
   Share share;
-  int part, part_end, page_base, length;
+  int part, part_end, page_base, length, kv_start;
   int page, next_page;  // ids; the next is asked for a part ahead
 
   __device__ Cursor(const Args& args, const Share& from) : a(args), share(from) { enter(); }
   __device__ bool any() const { return share.any(); }
   __device__ int real() const { return length - part * part_tokens; }
+  // Written by steps before this one.
+  __device__ bool old() const { return any() && (part + 1) * part_tokens <= kv_start; }
   // From the pool's start to this part's rows of the head.
   __device__ int64_t bytes() const { return page * a.page_bytes + share.head * (part_tokens * D * 2); }
   __device__ void enter() {
     if (!any()) return;
     const Run& run = share.at(a);
-    part = run.part0, part_end = run.part1, page_base = run.page_base, length = run.kv_start + run.n;
+    part = run.part0, part_end = run.part1, page_base = run.page_base, kv_start = run.kv_start, length = kv_start + run.n;
     page = run.page0, next_page = run.page1;
   }
   __device__ void advance() {
@@ -184,7 +186,7 @@ __device__ void decode(const Args& a, const TensorMap* key_map, const TensorMap*
   Share share(a);
   // Blocks without a share make room at once: the next product's rings fill there. Block 0 keeps the order of launches.
   if (!share.any() && blockIdx.x > 0) return;
-  wait();
+  if constexpr (BOXES) wait();
   Cursor<D> ahead(a, share);
   const Copier<D> copier(warp, lane);
   const auto turn = [&](uint32_t tile) { return tile == base + (SLOTS - 1) * 2 * Layout::tile ? base : tile + 2 * Layout::tile; };
@@ -229,8 +231,14 @@ __device__ void decode(const Args& a, const TensorMap* key_map, const TensorMap*
       for (int i = 0; i < SLOTS; i++) ask_part();
 #endif
   } else {
+    // The launch before this one waits before it releases: of the cache, it alone may still be writing.
+    bool waited = false;
 #pragma unroll
-    for (int i = 0; i < SLOTS; i++) copy_part();
+    for (int i = 0; i < SLOTS; i++) {
+      if (!waited && !ahead.old()) wait(), waited = true;
+      copy_part();
+    }
+    if (!waited) wait();
   }
 
   // Rows of a tile that a lane reads: keys not turned, values turned.

@@ -32,6 +32,14 @@ __global__ void mr_linear_gemm_256(PRODUCT, int);
 #define FEW(BM, R) __global__ void mr_linear_few_##BM##_##R(PRODUCT, int, int, int, int);
 #define EACH_FEW(DO) DO(64, 32) DO(64, 64) DO(64, 96) DO(64, 128) DO(64, 192) DO(64, 224) DO(64, 256) DO(128, 32) DO(128, 64) DO(128, 96) DO(128, 128) DO(128, 192) DO(128, 224) DO(128, 256)
 EACH_FEW(FEW)
+#define PACKED(NAME)                                                                                                          \
+  __global__ void NAME(mr::TensorMap, mr::TensorMap, int, void*, int, int, const float*, const int*, int, int, int, int,       \
+                       const uint8_t*, int, int, const uint8_t*, int, int, const uint8_t*, int, int, const uint8_t*, int, int, int, int, \
+                       int, int, int);
+PACKED(mr_linear_packed_16)
+PACKED(mr_linear_packed_32)
+PACKED(mr_linear_packed_64)
+__global__ void mr_linear_turn(const mr::bf16*, int, const int*, mr::bf16*, int64_t, int);
 }
 
 #define CHECK(x)                                                                                        \
@@ -292,7 +300,7 @@ static void run_few(const Call& c, const std::vector<Weight>& weights, bool late
   for (int r : {32, 64, 96, 128, 192, 224, 256})
     for (int s = 1; s <= 8 && s <= steps; s *= 2) {
       if ((few_rows && r != few_rows) || (few_splits && s != few_splits)) continue;
-      const int blocks = blocks_of(c, weights, r) * s * passes, waves = (blocks + sms - 1) / sms;
+      const int blocks = blocks_of(c, weights, r) * s * passes, room = s > 2 ? sms * 9 / 10 : sms, waves = (blocks + room - 1) / room;
       const double cost = waves * (r + n / 2.0 + 16) * ((steps + s - 1) / s) + (s > 1 ? double(n) * r * s / 6 : 0);
       if (cost < best) best = cost, R = r, S = s;
     }
@@ -304,7 +312,45 @@ static void run_few(const Call& c, const std::vector<Weight>& weights, bool late
   if (BM == M && R == N) run_product(mr_linear_few_##M##_##N, S, grid, 288, shared, x_rows, R, c, weights, x_rows, S, stages, int(late));
   EACH_FEW(RUN_FEW)
 }
-// tile: 1 … 64 tokens a pass: streaming; 1000 + BN: wgmma with tiles of BN rows; 2000: wgmma for few tokens.
+// Packed weights as they lie; blocks along k: those asked for or the cheapest.
+static int packed_splits = 0;
+static bf16* turned;
+static void run_packed(const Call& c) {
+  const int n = c.tokens, cols = c.segments[0].cols, steps = cols / 256, pass = (n + 7) / 8 * 8;
+  int S = 1;
+  double best = 1e30;
+  for (int s = 1; s <= 8 && s <= steps; s *= 2) {
+    if (packed_splits && s != packed_splits) continue;
+    const int room = n > 32 && s > 2 ? sms * 9 / 10 : sms, waves = (blocks_of(c, c.segments, 128) * s + room - 1) / room;
+    if (s > 1 && waves > 2 && !packed_splits) break;
+    const double cost = waves * ((steps + s - 1) / s) + (s > 1);
+    if (cost < best) best = cost, S = s;
+  }
+  if (!turned) CHECK(cudaMalloc(&turned, 64ll << 20));
+  const int64_t apart = 64ll * cols;
+  int slot = 0, least = 1, most = 0;
+  for (auto& s : c.segments) {
+    const int order = s.type == mr::Q6_K;
+    slot = std::max(slot, unit_bytes(s.type) * 256 / unit_k(s.type)), least = std::min(least, order), most = std::max(most, order);
+  }
+  launch(mr_linear_turn, dim3((cols + 2047) / 2048, n, most - least + 1), 256, 0, c.x, cols, c.count, turned, apart, least);
+  const int x_stages = n <= 32 ? 8 : 12, others = 1024 + x_stages * pass * 128 + 8 * 16 * 72;
+  const int w_stages = std::min(8, ((n <= 32 ? 233472 / 2 - 1536 : 232448 - 512) - others) / (8 * slot));
+  const mr::TensorMap x = tensor_map(turned, 2, cols, n, 64, pass), x6 = tensor_map(turned + apart, 2, cols, n, 64, pass);
+  const auto seg = [&](int i) { return i < int(c.segments.size()) ? c.segments[i] : Weight{0, 0, 0, nullptr, {}}; };
+  const Weight a = seg(0), b = seg(1), d = seg(2), e = seg(3);
+  const int shared = others + w_stages * 8 * slot;
+  const auto go = [&](auto kernel) {
+    CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    launch_cluster(S, kernel, dim3(blocks_of(c, c.segments, 128) * S), 320, shared, x, x6, cols, c.y, c.y_f32, c.y_width, c.bias, c.count, c.epilogue,
+                   int(mr::silu), c.epilogue == mr::gated_y ? c.y_width : 0, int(c.segments.size()), a.data, a.type, a.rows, b.data, b.type, b.rows,
+                   d.data, d.type, d.rows, e.data, e.type, e.rows, pass, S, slot, w_stages, x_stages);
+  };
+  if (n <= 16) go(mr_linear_packed_16);
+  else if (n <= 32) go(mr_linear_packed_32);
+  else go(mr_linear_packed_64);
+}
+// tile: 1 … 64 tokens a pass: streaming; 1000 + BN: wgmma with tiles of BN rows; 2000: wgmma for few tokens; 3000: packed weights as they lie.
 static uint8_t* wide;
 static void run(const Call& c, int tile) {
   if (tile == 1) return run_one(c);
@@ -312,6 +358,7 @@ static void run(const Call& c, int tile) {
   if (tile == 16) return run_stream<16>(mr_linear_16, c);
   if (tile == 32) return run_stream<32>(mr_linear_32, c);
   if (tile == 64) return run_stream<64>(mr_linear_64, c);
+  if (tile == 3000) return run_packed(c);
   std::vector<Weight> weights;
   bool late = false;
   if (!wide) CHECK(cudaMalloc(&wide, 64ll << 20));
@@ -460,7 +507,7 @@ static void check_streams(bool small) {
     const int multiple = block_values(type) == 1 ? 8 : block_values(type);
     const double wide_bound = type == mr::BF16 ? tight : rounded;
     check_norm(type);
-    for (auto [rows, cols] : std::vector<std::pair<int, int>>{{48, 256}, {200, multiple * 3}, {1040, 1024}}) {
+    for (auto [rows, cols] : std::vector<std::pair<int, int>>{{48, 256}, {200, multiple * 3}, {1056, 1024}}) {
       if (small && rows > 200) continue;
       Weight w = make(type, rows, cols, true), up = make(type, rows, cols, false);
       check({w}, mr::store_y, true, true, 1, {1}, run, false, tight);
@@ -470,18 +517,33 @@ static void check_streams(bool small) {
       check({w}, mr::add_y, false, true, 5, streams, run, true, tight);
       check({w}, mr::store_y, true, false, 9, streams, run, true, rounded);
       for (int tokens : {1, 20}) check({w, up}, mr::gated_y, tokens == 1, false, tokens, streams, run, true, rounded);
-      if (rows == 1040) check({w}, mr::gated_y, false, true, 7, streams, run, true, tight);
+      if (rows == 1056) check({w}, mr::gated_y, false, true, 7, streams, run, true, tight);
       for (int r : {0, 32, 224}) {
         few_rows = r, few_splits = r == 32 ? 2 : 0;
         for (int tokens : {3, 16, 33, 64, 100, 128, 300}) check({w}, mr::store_y, tokens == 64, true, tokens, {2000}, run, false, wide_bound);
         check({w}, mr::add_y, false, true, 50, {2000}, run, false, wide_bound);
         for (int tokens : {30, 90}) check({w, up}, mr::gated_y, tokens == 30, tokens == 90, tokens, {2000}, run, false, 2 * rounded);
-        if (rows == 1040) check({w}, mr::gated_y, false, true, 70, {2000}, run, false, 2 * rounded);
+        if (rows == 1056) check({w}, mr::gated_y, false, true, 70, {2000}, run, false, 2 * rounded);
       }
       few_rows = few_splits = 0;
       for (int tokens : {5, 64, 200}) check({w}, mr::store_y, tokens == 64, true, tokens, gemms, run, false, wide_bound);
       check({w}, mr::add_y, false, true, 130, gemms, run, false, wide_bound);
       for (int tokens : {30, 300}) check({w, up}, mr::gated_y, tokens == 30, tokens == 300, tokens, gemms, run, false, 2 * rounded);
+      if (cols % 256 == 0 && type >= mr::Q4_0) {
+        for (int splits : {0, 4}) {
+          if (splits > cols / 256) continue;
+          packed_splits = splits;
+          for (int tokens : {3, 16, 20, 32, 33, 64}) check({w}, mr::store_y, tokens == 64, true, tokens, {3000}, run, false, rounded);
+          check({w}, mr::add_y, false, true, 25, {3000}, run, false, rounded);
+          for (int tokens : {30, 60}) check({w, up}, mr::gated_y, tokens == 30, tokens == 60, tokens, {3000}, run, false, 2 * rounded);
+          if (rows == 1056) check({w}, mr::gated_y, false, true, 20, {3000}, run, false, 2 * rounded);
+        }
+        packed_splits = 0;
+        Weight sixes = make(mr::Q6_K, 96, cols, false), eights = make(mr::Q8_0, 64, cols, false);
+        check({w, sixes, eights}, mr::store_y, true, false, 40, {3000}, run, false, rounded);
+        CHECK(cudaFree(sixes.data));
+        CHECK(cudaFree(eights.data));
+      }
       if (cols % 256 == 0) {
         Weight other = make(mr::Q6_K, 96, cols, false), third = make(mr::BF16, 64, cols, false);
         check({w, other, third}, mr::store_y, true, true, 1, {1}, run, false, tight);
@@ -555,6 +617,7 @@ static double seconds(F&& body, int repeats) {
 static double roof;
 static void measure_roof() {
   CHECK(cudaMalloc(&wide, 1200ll << 20));
+  CHECK(cudaMalloc(&turned, 64ll << 20));
   uint32_t* out;
   CHECK(cudaMalloc(&out, 4));
   const int64_t n = 8ll << 30;

@@ -48,6 +48,23 @@ static void time_few() {
   }
 }
 
+static void time_packed() {
+  for (int type : {mr::Q4_K, mr::Q6_K, mr::Q8_0})
+    for (int tokens : {16, 32, 64}) {
+      const std::string t = std::string("8B ") + names[type];
+      time_chain(t.c_str(), plain_layer(true, type), 16, tokens, run, tokens == 16 ? 16 : 2000);
+      time_chain(t.c_str(), plain_layer(true, type), 16, tokens, run, 3000);
+      if (type == mr::Q8_0) continue;
+      for (int i = 0; i < 4; i++)
+        for (int splits : {1, 2, 4, 8}) {
+          packed_splits = splits;
+          printf("{\"splits\":%d}", splits);
+          time_chain(t.c_str(), plain_layer(true, type), 16, tokens, run, 3000, i);
+        }
+      packed_splits = 0;
+    }
+}
+
 static void time_prefill() {
   for (int tokens : {256, 512, 1024, 2048, 8192})
     for (int tile : {1128, 1256}) {
@@ -82,6 +99,7 @@ int main(int argc, char** argv) {
       if (what == "decode") time_decode();
       if (what == "batch") time_batch();
       if (what == "few") time_few();
+      if (what == "packed") time_packed();
       if (what == "prefill") time_prefill();
     }
   }

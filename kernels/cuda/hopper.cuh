@@ -71,6 +71,23 @@ MR_WGMMA(224, MR_P14, MR_D14, 112, 113, 114)
 MR_WGMMA(256, MR_P16, MR_D16, 128, 129, 130)
 #undef MR_WGMMA
 
+// As above, the rows of a in registers, as mma's A operand: each warp of the four has 16.
+template <int N>
+__device__ __forceinline__ void wgmma(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64_t b, int scale);
+#define MR_WGMMA(N, PLACES, OPERANDS, A, B, C, D, E, SCALE)                                                                          \
+  template <>                                                                                                          \
+  __device__ __forceinline__ void wgmma<N>(float (&d)[N / 8][4], const uint32_t (&a)[4], uint64_t b, int scale) {                  \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #SCALE ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N                \
+                 "k16.f32.bf16.bf16 {" PLACES "}, {%" #A ", %" #B ", %" #C ", %" #D "}, %" #E ", p, 1, 1, 0;\n}\n"                               \
+                 : OPERANDS(0)                                                                                         \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(scale));                                                                        \
+  }
+MR_WGMMA(16, MR_P1, MR_D1, 8, 9, 10, 11, 12, 13)
+MR_WGMMA(32, MR_P2, MR_D2, 16, 17, 18, 19, 20, 21)
+MR_WGMMA(48, MR_P3, MR_D3, 24, 25, 26, 27, 28, 29)
+MR_WGMMA(64, MR_P4, MR_D4, 32, 33, 34, 35, 36, 37)
+#undef MR_WGMMA
+
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 __device__ __forceinline__ void barrier_init(uint64_t* b, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");
@@ -90,6 +107,12 @@ __device__ __forceinline__ void barrier_wait(uint64_t* b, int phase) {
 // Rows of 128 bytes in 128-byte swizzle, groups of 8 rows 1024 bytes apart.
 __device__ __forceinline__ uint64_t descriptor(const void* p) {
   return static_cast<uint64_t>((shared_address(p) & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+// Bytes on a multiple of 16, by one thread.
+__device__ __forceinline__ void copy_bytes(void* to, const void* from, int bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_address(to)), "l"(from),
+               "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
 }
 // Box (column, row) of the map, by one thread.
 __device__ __forceinline__ void copy_box(void* to, const TensorMap* map, int column, int row, uint64_t* barrier) {

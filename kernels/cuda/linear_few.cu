@@ -15,15 +15,6 @@ struct Few : Product {
 };
 
 #ifdef MR_HOPPER
-__device__ __forceinline__ float4 load_cluster(uint32_t at, int rank) {
-  float4 v;
-  asm volatile(
-      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %4, %5;\nld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n}\n"
-      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-      : "r"(at), "r"(rank)
-      : "memory");
-  return v;
-}
 // One thread asks for all.
 template <int R>
 __device__ __forceinline__ void load(const Few& task, const Maps& maps, const RowBlock& rows, uint8_t* stages, uint64_t* full, uint64_t* empty, int k0, int k1) {
@@ -54,7 +45,7 @@ __device__ __forceinline__ void multiply(const Few& task, uint8_t* stages, uint6
   const int group = threadIdx.x >> 7, warp = threadIdx.x >> 5 & 3, lane = threadIdx.x & 31;
   const int x_bytes = task.x_rows * 128, stage_bytes = x_bytes + R * 128;
   float d[WN / 8][4];
-  int stage = 0, phase = 0;
+  int stage = 0, phase = 0, previous = -1;
   for (int k = k0; k < k1; k++) {
     barrier_wait(full + stage, phase);
     const uint8_t* at = stages + stage * stage_bytes;
@@ -64,11 +55,12 @@ __device__ __forceinline__ void multiply(const Few& task, uint8_t* stages, uint6
 #pragma unroll
     for (int s = 0; s < 4; s++) wgmma<WN>(d, a + 2 * s, b + 2 * s, k > k0 || s > 0);
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-    // Little to multiply for what is read: the place is free again at once.
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-    if (lane == 0) barrier_arrive(empty + stage);
+    asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+    if (previous >= 0 && lane == 0) barrier_arrive(empty + previous);
+    previous = stage;
     if (++stage == task.stages) stage = 0, phase ^= 1;
   }
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
   asm volatile("bar.sync 1, 256;" ::: "memory");
   float* sums = reinterpret_cast<float*>(stages) + (BM == 64 ? group * WN : 0) + 2 * (lane & 3);
   const int token = (BM == 128 ? group * 64 : 0) + warp * 16 + (lane >> 2);
@@ -78,36 +70,6 @@ __device__ __forceinline__ void multiply(const Few& task, uint8_t* stages, uint6
     float* row = sums + (token + 8 * half) * (R + 8);
 #pragma unroll
     for (int j = 0; j < WN / 8; j++) *reinterpret_cast<float2*>(row + 8 * j) = make_float2(d[j][2 * half], d[j][2 * half + 1]);
-  }
-}
-
-// Each block of the cluster adds up and stores its share of the outputs, the blocks' sums in their order.
-template <int R>
-__device__ __forceinline__ void finish(const Few& task, const RowBlock& rows, const uint8_t* stages, int count) {
-  const bool gated = task.epilogue == 2;
-  const int rank = blockIdx.x % task.splits, fours = gated ? R / 8 : R / 4;
-  for (int i = rank * 256 + threadIdx.x; i < count * fours; i += task.splits * 256) {
-    const int token = i / fours, c = i % fours * 4, column = rows.column + c;
-    if (column >= rows.limit) continue;
-    const float* from = reinterpret_cast<const float*>(stages) + token * (R + 8) + c;
-    const auto sum = [&](float (&to)[4], const float* at) {
-      float4 parts[8];
-#pragma unroll
-      for (int s = 0; s < 8; s++)
-        if (s < task.splits) parts[s] = task.splits == 1 ? load4(at) : load_cluster(shared_address(at), s);
-      to[0] = to[1] = to[2] = to[3] = 0.0f;
-#pragma unroll
-      for (int s = 0; s < 8; s++)
-        if (s < task.splits) to[0] += parts[s].x, to[1] += parts[s].y, to[2] += parts[s].z, to[3] += parts[s].w;
-    };
-    float v[4], up[4];
-    sum(v, from);
-    if (gated) {
-      sum(up, from + R / 2);
-#pragma unroll
-      for (int j = 0; j < 4; j++) v[j] = gated_value(task, column + j, v[j], up[j]);
-    }
-    store_four(task, blockIdx.y * task.x_rows + token, column, rows.limit, v);
   }
 }
 
@@ -135,7 +97,7 @@ __device__ __forceinline__ void few_block(const Few& task, const Maps& maps) {
   }
   if (task.splits > 1) cluster_sync();
   else __syncthreads();
-  if (threadIdx.x < 256) finish<R>(task, rows, stages, count);
+  if (threadIdx.x < 256) finish<R>(task, task.splits, blockIdx.y * task.x_rows, threadIdx.x, rows, stages, count);
   if (task.splits > 1) cluster_sync();  // the others read here
 }
 #endif

@@ -97,6 +97,46 @@ __device__ __forceinline__ void store_four(const Product& task, int token, int c
     }
   }
 }
+
+__device__ __forceinline__ float4 load_cluster(uint32_t at, int rank) {
+  float4 v;
+  asm volatile(
+      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %4, %5;\nld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n}\n"
+      : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+      : "r"(at), "r"(rank)
+      : "memory");
+  return v;
+}
+// Each block of a cluster of `splits` adds up and stores its share of the outputs, the blocks' sums ([token][R + 8]) in their order:
+// 256 threads.
+template <int R>
+__device__ __forceinline__ void finish(const Product& task, int splits, int token0, int thread, const RowBlock& rows, const uint8_t* sums, int count) {
+  const bool gated = task.epilogue == 2;
+  const int rank = blockIdx.x % splits, fours = gated ? R / 8 : R / 4;
+  for (int i = rank * 256 + thread; i < count * fours; i += splits * 256) {
+    const int token = i / fours, c = i % fours * 4, column = rows.column + c;
+    if (column >= rows.limit) continue;
+    const float* from = reinterpret_cast<const float*>(sums) + token * (R + 8) + c;
+    const auto sum = [&](float (&to)[4], const float* at) {
+      float4 parts[8];
+#pragma unroll
+      for (int s = 0; s < 8; s++)
+        if (s < splits) parts[s] = splits == 1 ? load4(at) : load_cluster(shared_address(at), s);
+      to[0] = to[1] = to[2] = to[3] = 0.0f;
+#pragma unroll
+      for (int s = 0; s < 8; s++)
+        if (s < splits) to[0] += parts[s].x, to[1] += parts[s].y, to[2] += parts[s].z, to[3] += parts[s].w;
+    };
+    float v[4], up[4];
+    sum(v, from);
+    if (gated) {
+      sum(up, from + R / 2);
+#pragma unroll
+      for (int j = 0; j < 4; j++) v[j] = gated_value(task, column + j, v[j], up[j]);
+    }
+    store_four(task, token0 + token, column, rows.limit, v);
+  }
+}
 #endif
 
 }  // namespace mr

@@ -1,5 +1,5 @@
-// Products on Hopper without a GPU: what linear.ts launches for the matrices of common models hands linear_few.cu and
-// linear_gemm.cu what they declare, fits a multiprocessor, and reaches every row of W and every token.
+// Products on Hopper without a GPU: what linear.ts launches for the matrices of common models hands linear_few.cu,
+// linear_packed.cu and linear_gemm.cu what they declare, fits a multiprocessor, and reaches every row of W and every token.
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
@@ -67,6 +67,44 @@ function launches(type: StorageType, [rows, cols, gated]: Shape, tokens: number)
 
 const number = (args: readonly Arg[], at: number) => (args[at] as { i32: number }).i32;
 
+test.each(["Q4_0", "Q8_0", "Q6_K"] as const)("products of 9 to 64 tokens with %s as it lies", (type) => {
+  const declared = names(/MR_PACKED\(N\)[^(]*\(320[^(]*\(\s*\\?([^)]*)\)/.exec(source("linear_packed.cu"))![1]);
+  for (const shape of shapes) {
+    const [rows, cols, gated] = shape;
+    for (const tokens of [8, 9, 16, 17, 32, 33, 64, 65]) {
+      const made = launches(type, shape, tokens);
+      const launch = made.at(-1)!;
+      const what = `${launch.kernel}: ${tokens} tokens, ${rows} × ${cols}`;
+      const most = /^mr_linear_packed_(\d+)$/.exec(launch.kernel)?.[1];
+      expect(most !== undefined, what).toBe(tokens > 8 && tokens <= 64 && cols % 256 === 0);
+      if (!most) continue;
+      expect(launch.args.length, what).toBe(declared.length);
+      for (const [i, arg] of launch.args.entries()) {
+        const wanted = declared[i].includes("TensorMap") ? "map" : declared[i].includes("*") ? "ptr" : "i32";
+        expect(wanted in arg, `${what}: ${declared[i]}`).toBe(true);
+      }
+      const [pass, splits, slot, wStages, xStages] = [-5, -4, -3, -2, -1].map((i) =>
+        number(launch.args, launch.args.length + i),
+      );
+      expect(pass >= tokens && pass <= Number(most) && pass % 8 === 0, what).toBe(true);
+      expect(wStages >= 2 && wStages <= 8 && xStages >= 2 && xStages <= 16, what).toBe(true);
+      expect(1024 + xStages * pass * 128 + wStages * 8 * slot + 8 * 16 * 72, what).toBeLessThanOrEqual(
+        launch.sharedBytes,
+      );
+      // What wgmma reads beyond the tokens lies there, and the sums.
+      expect(Math.max(Number(most) - pass, 0) * 128, what).toBeLessThanOrEqual(wStages * 8 * slot);
+      expect(pass * (128 + 8) * 4 + 1024, what).toBeLessThanOrEqual(launch.sharedBytes);
+      const blocks = tokens <= 32 ? 2 : 1;
+      expect(blocks * (launch.sharedBytes + 1024 + 384), what).toBeLessThanOrEqual(233472);
+      expect(splits === launch.cluster && splits <= Math.min(8, cols / 256), what).toBe(true);
+      const groups = gated ? Math.ceil(rows[0] / 64) : rows.reduce((sum, n) => sum + Math.ceil(n / 128), 0);
+      expect(launch.grid[0], what).toBe(groups * splits);
+      const boxes = launch.args.slice(0, 2).map((arg) => (arg as { map: TensorMap }).map.box);
+      expect(boxes, what).toEqual(Array(2).fill([64, pass]));
+    }
+  }
+});
+
 test.each(["BF16", "Q4_0"] as const)("products of many tokens with %s on wgmma", (type) => {
   for (const shape of shapes) {
     const [rows, cols, gated] = shape;
@@ -74,6 +112,7 @@ test.each(["BF16", "Q4_0"] as const)("products of many tokens with %s on wgmma",
       const made = launches(type, shape, tokens);
       const launch = made.at(-1)!;
       const [, kind, ...sizes] = /^mr_linear_(few|gemm)_(?:(\d+)_)?(\d+)$/.exec(launch.kernel) ?? [];
+      if (launch.kernel.startsWith("mr_linear_packed_")) continue;
       if (!kind) {
         // Few tokens of packed weights stream, and what would take too much room when widened.
         const streams = type !== "BF16" && (tokens <= 16 || rows[0] * cols > 2 ** 28);

@@ -145,6 +145,8 @@ interface Shared {
   readonly tickets: Area;
   /** Weights in bf16, where one of the parts may want it. */
   readonly wide?: Area;
+  /** x as linear_packed.cu wants it, in both orders, where one of the parts may want it. */
+  readonly turned?: Area;
 }
 
 function reserve(all: readonly Part[], gated: boolean, x: Place, context: LowerContext): Shared {
@@ -159,12 +161,15 @@ function reserve(all: readonly Part[], gated: boolean, x: Place, context: LowerC
       tickets = Math.max(tickets, groups * 4);
     }
   }
+  const turning = Math.min(limit, mostPacked);
+  const turned = all.some((part) => packs(part, gated, x, context)) && limit >= leastPacked;
   const narrow = gemmed.map((part) => part.segments.filter(({ type }) => type !== "BF16"));
   const wide = Math.max(0, ...narrow.map((some) => some.reduce((sum, matrix) => sum + wideBytes(matrix), 0)));
   return {
     partial: context.shared("linear.partial", partial),
     tickets: context.shared("linear.tickets", tickets, true),
     wide: wide > 0 ? context.shared("linear.wide", wide) : undefined,
+    turned: turned ? context.shared("linear.turned", 4 * turning * x.width) : undefined,
   };
 }
 
@@ -192,13 +197,15 @@ function blocksOf(part: Part, gated: boolean, rows: number): number {
 }
 
 /** Rows a block and blocks along k. In row-steps (128 bytes of W): what the busiest multiprocessor reads, x from the second-level
- *  cache at half the cost, a copy's own cost, and what the blocks of a cluster exchange; as measured on an H200. */
+ *  cache at half the cost, a copy's own cost, and what the blocks of a cluster exchange; as measured on an H200. Clusters of
+ *  four and more do not fill the last multiprocessors. */
 function fewCut(part: Part, gated: boolean, n: number, cols: number, multiprocessors: number) {
   const steps = Math.ceil(cols / 64);
   let best = { rows: 128, splits: 1, cost: Number.POSITIVE_INFINITY };
   for (const rows of fewRows) {
     for (let splits = 1; splits <= Math.min(8, steps); splits *= 2) {
-      const waves = Math.ceil((blocksOf(part, gated, rows) * splits) / multiprocessors);
+      const room = splits > 2 ? Math.floor(0.9 * multiprocessors) : multiprocessors;
+      const waves = Math.ceil((blocksOf(part, gated, rows) * splits) / room);
       const exchanged = splits > 1 ? (n * rows * splits) / 6 : 0;
       const cost = waves * (rows + n / 2 + 16) * Math.ceil(steps / splits) + exchanged;
       if (cost < best.cost) best = { rows, splits, cost };
@@ -227,6 +234,83 @@ function fewLaunch(part: Part, gated: boolean, n: number, late: boolean, cols: n
   };
 }
 const fewShared = 226 * 1024;
+
+/** From and up to so many tokens linear_packed.cu multiplies packed weights as they lie. */
+const leastPacked = 9;
+const mostPacked = 64;
+const packedRows = 128;
+/** The order of x: Q6_K's fragments, or the others'. */
+const orderOf = ({ type }: Matrix): number => (type === "Q6_K" ? 1 : 0);
+
+function packs(part: Part, gated: boolean, x: Place, { deterministic, properties }: LowerContext): boolean {
+  if (deterministic || properties.capability !== 90 || x.width % 256 !== 0) return false;
+  if (part.segments.some(({ type }) => ["F32", "F16", "BF16"].includes(type))) return false;
+  return !gated || part.segments.every((segment) => orderOf(segment) === orderOf(part.segments[0]));
+}
+
+/** Blocks along k: steps of 256 values of the busiest multiprocessor, and one for what a cluster exchanges. Clusters of four
+ *  and more do not fill the last multiprocessors where a block takes all of one. */
+function packedSplits(part: Part, gated: boolean, n: number, cols: number, multiprocessors: number): number {
+  let best = { splits: 1, cost: Number.POSITIVE_INFINITY };
+  for (let splits = 1; splits <= Math.min(8, cols / 256); splits *= 2) {
+    const room = n > 32 && splits > 2 ? Math.floor(0.9 * multiprocessors) : multiprocessors;
+    const waves = Math.ceil((blocksOf(part, gated, packedRows) * splits) / room);
+    if (splits > 1 && waves > 2) break;
+    const cost = waves * Math.ceil(cols / 256 / splits) + (splits > 1 ? 1 : 0);
+    if (cost < best.cost) best = { splits, cost };
+  }
+  return best.splits;
+}
+
+function packedLaunches(call: Call, part: Part, n: number, turned: Area, context: LowerContext): Launch[] {
+  const { multiprocessors, sharedBytes } = context.properties;
+  const { width: cols } = call.x;
+  const [, , ...product] = productArgs(call, part, context);
+  const count = product[4];
+  const orders = part.segments.map(orderOf);
+  const first = Math.min(...orders);
+  const apart = cols * Math.min(mostPacked, call.x.rows ? context.limits.maxRows : context.limits.maxTokens);
+  const turn: Launch = {
+    kernel: "mr_linear_turn",
+    grid: [Math.ceil(cols / 2048), n, Math.max(...orders) - first + 1],
+    block: 256,
+    sharedBytes: 0,
+    args: [ptr(call.x.address), i32(cols), count, ptr(turned.address), { i64: BigInt(apart) }, i32(first)],
+    dependent: true,
+  };
+  const most = [16, 32, mostPacked].find((tokens) => n <= tokens)!;
+  const pass = Math.ceil(n / 8) * 8;
+  const splits = packedSplits(part, call.gated !== undefined, n, cols, multiprocessors);
+  const slot = Math.max(...part.segments.map(({ type }) => (units[type].bytes * 256) / units[type].k));
+  // Two blocks a multiprocessor up to 32 tokens.
+  const room = n <= 32 ? Math.floor((sharedBytes + 1024) / 2) - 1536 : sharedBytes - 512;
+  const xStages = n <= 32 ? 8 : 12;
+  const others = 1024 + xStages * pass * 128 + 8 * 16 * 72;
+  const wStages = Math.min(8, Math.floor((room - others) / (8 * slot)));
+  const x = [0, 1].map((order) => ({
+    map: {
+      address: turned.address + BigInt(2 * apart * order),
+      sizes: [cols, n],
+      strides: [2 * cols],
+      box: [64, pass],
+    },
+  }));
+  return [
+    turn,
+    {
+      kernel: `mr_linear_packed_${most}`,
+      grid: [blocksOf(part, call.gated !== undefined, packedRows) * splits, 1, 1],
+      block: 320,
+      cluster: splits,
+      sharedBytes: others + wStages * 8 * slot,
+      args: [
+        ...[...x, i32(cols), ...product, i32(part.segments.length), ...segmentArgs(part.segments)],
+        ...[i32(pass), i32(splits), i32(slot), i32(wStages), i32(xStages)],
+      ],
+      dependent: true,
+    },
+  ];
+}
 
 /** linear_gemm.cu, likewise. */
 function manyLaunch(part: Part, gated: boolean, n: number, { properties }: LowerContext) {
@@ -363,6 +447,8 @@ function lowerLinear(task: LinearTask, context: LowerContext) {
       next: task.next,
     };
     const launches = all.flatMap((part) => {
+      if (shared.turned && n >= leastPacked && n <= mostPacked && packs(part, fused, task.x, context))
+        return packedLaunches(call, part, n, shared.turned, context);
       const from = gemmFrom(part, task.x, context);
       return from !== undefined && n >= from
         ? gemmLaunches(call, part, n, shared, context)
