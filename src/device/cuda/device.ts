@@ -110,7 +110,9 @@ export function planProgram(
   const kv = kvPlaces(plan, limits, groups, pools);
   const parts = { plan, limits, properties, kernels, weights, workspace, step: step.view, kv, keepAll: dump };
   const lowered = lower(parts);
-  const walk = new Walk(workspace, lowered.lowering.forward.length);
+  const { forward, activations } = lowered.lowering;
+  const widths = [...activations.values()].map(({ dtype, width }) => (dtype === "bf16" ? width : 0));
+  const walk = new Walk(workspace, forward.length, Math.max(0, ...widths));
   const tail = new Tail(workspace, limits, plan.vocabSize, lowered.logits);
   const memory = report(weights, workspace.place(dump), groups, limits);
   return { plan, limits, memory, groups, weights, lowered, walk, workspace, step, tail, pools, dump };
