@@ -5,8 +5,9 @@
 //   an instruction is a launch that it stands for: its parameters as they would be passed (src/device/cuda/walk.ts)
 //     linear   mr_linear_1: tiles of 16 rows dealt over the blocks, each cut into slices of k for the block's warps
 //     attend   mr_qkv and mr_attention_decode: one key/value head, or a part of its past, a block
-//   a block = 8 warps that compute, one that fills their rings of shared memory through the copy engine (a lane a ring, in the
-//   order in which its warp will want what it brings), one that manages: the instructions' table, a norm's scale
+//   a block = 8 warps that compute; one that fills their rings of shared memory through the copy engine, a lane a ring, in the
+//   order in which its warp will want what it brings; one that finishes tiles (adds slices, scales, leaves the values) and
+//   keeps the instructions' table
 //
 // Blocks wait for nothing but values: what an instruction leaves for another lies in an exchange, two bf16 and a tag in eight bytes
 // that are written and read together. A tag names step and instruction; who reads looks again until it is there. An
@@ -23,7 +24,7 @@ namespace walk {
 
 constexpr int warps = 8, threads = 32 * (warps + 2);
 constexpr int held = 8;       // instructions in shared memory
-constexpr int buffers = 4;    // tiles whose sums may be incomplete
+constexpr int buffers = 8;    // tiles whose sums may wait to be finished
 constexpr int flying = 8;     // pieces of a warp on their way
 constexpr int exchanges = 8;
 
@@ -86,7 +87,7 @@ struct Instruction {
   int log_slices;  // of a tile's k; gated: of both halves together
   int tiles;
   int log_grain;   // slices are cut at multiples of this many values
-  int pad;
+  int start;       // the block that has tile 0
   const float* residual;
   union {
     Linear linear;
@@ -122,9 +123,9 @@ __device__ __forceinline__ void leave_pair(uint8_t* p, uint32_t value, unsigned 
   asm volatile("st.volatile.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(value), "r"(tag) : "memory");
 }
 
-// Units of a piece: about 4 KB, and at most 256 values.
+// Units of a piece: about 4 KB.
 template <int S>
-constexpr int piece_units = Format<S>::k == 256 ? 1 : Format<S>::bytes >= 2048 ? 2 : 4;
+constexpr int piece_units = Format<S>::bytes >= 2048 ? 2 : 4;
 
 struct Cut {
   int log_k, bytes, piece;
@@ -163,33 +164,42 @@ struct Slice {
   }
 };
 
-// Round r of a warp's share of a product: units [u0, u1) of a tile.
+// The n-th tile of this block.
+__device__ __forceinline__ int tile_of(const Instruction& now, int n) {
+  const int number = static_cast<int>(blockIdx.x) - now.start;
+  return (number < 0 ? number + static_cast<int>(gridDim.x) : number) + static_cast<int>(gridDim.x) * n;
+}
+
+// Where a tile's rows lie: in which segment, and in y.
+struct Rows {
+  int segment = 0, within, column = 0, limit;  // column of y of the first row; rows that the tile has
+  __device__ __forceinline__ Rows(const Linear& l, int tile) : within(tile) {
+    if (l.epilogue == gated_y) {
+      column = tile * 16, limit = l.rows - column;
+      return;
+    }
+    for (; segment + 1 < l.num_segments; segment++) {
+      const int rows = l.segments[segment].rows, tiles = (rows + 15) / 16;
+      if (within < tiles) break;
+      within -= tiles, column += rows;
+    }
+    column += within * 16, limit = l.segments[segment].rows - within * 16;
+  }
+};
+
+// Round r of a warp's share of a product: units of a tile.
 struct Job {
   const uint8_t* data;  // of the first unit
   Cut cut;
   int type, units;
-  int tile;
-  int column, limit;  // of y, of the tile's first row; rows that the tile has
   __device__ __forceinline__ bool of(const Instruction& now, const Slice& slice, int warp, int r) {
     const Linear& l = now.linear;
-    tile = blockIdx.x + gridDim.x * ((warp >> now.log_slices) + r * (warps >> now.log_slices));
+    const int tile = tile_of(now, (warp >> now.log_slices) + r * (warps >> now.log_slices));
     if (tile >= now.tiles) return false;
-    int segment = 0, within = tile;
-    column = tile * 16;
-    if (l.epilogue == gated_y) {
-      if (slice.up && l.num_segments == 2) segment = 1;
-      else if (slice.up) within += l.rows / 16;
-      limit = l.rows - tile * 16;
-    } else {
-      column = 0;
-      while (segment + 1 < l.num_segments) {
-        const int tiles = (l.segments[segment].rows + 15) / 16;
-        if (within < tiles) break;
-        within -= tiles, column += l.segments[segment].rows, segment++;
-      }
-      column += within * 16;
-      limit = l.segments[segment].rows - within * 16;
-    }
+    const Rows rows(l, tile);
+    int segment = rows.segment, within = rows.within;
+    if (slice.up && l.num_segments == 2) segment = 1;
+    else if (slice.up) within += l.rows / 16;
     type = l.segments[segment].type;
     cut = cut_of(type);
     const int all = (l.cols + (1 << cut.log_k) - 1) >> cut.log_k, each = now.log_grain - cut.log_k;
@@ -219,7 +229,7 @@ struct Share {
 // What the warps of a block tell each other.
 struct Board {
   __align__(16) uint8_t table[held][instruction_bytes];
-  uint64_t there[warps][flying], scaled, done;
+  uint64_t there[warps][flying], summed[buffers], taken[buffers];
   // Bytes and pieces that a warp has done with.
   struct Used {
     int total, number;
@@ -230,10 +240,9 @@ struct Board {
   __align__(8) Used used[warps];
   volatile int known;  // instructions that have been in the table
   volatile int found;  // instructions of which all has been asked for
-  volatile float row_scale;
+  volatile int finished[warps];  // instructions that a warp is through with
+  unsigned step;
   float sums[buffers][warps][16];
-  int tickets[buffers];
-  volatile int turns[buffers];
   float maxima[warps][8], totals[warps][8];
   int last;
   __device__ __forceinline__ const Instruction& at(int c) const { return *reinterpret_cast<const Instruction*>(table[c % held]); }
@@ -262,50 +271,6 @@ struct Warp {
   __device__ __forceinline__ uint8_t* corner() const { return corners + warp * corner_bytes; }
 };
 __device__ __forceinline__ void computing_sync() { asm volatile("bar.sync 1, %0;" ::"n"(32 * warps) : "memory"); }
-
-__device__ void manage(const uint8_t* program, int count, const Exchange& exchange, Board& board) {
-  const int lane = threadIdx.x & 31;
-  for (int c = 0; c < count; c++) {
-    uint4 next;
-    const bool more = c + held < count && lane < instruction_bytes / 16;
-    if (more) next = *reinterpret_cast<const uint4*>(program + static_cast<int64_t>(c + held) * stride + lane * 16);
-    const Instruction& now = board.at(c);
-    if (now.op == op_linear && now.linear.squares && static_cast<int>(blockIdx.x) < now.tiles) {
-      const Linear& l = now.linear;
-      const uint8_t* from = exchange.squares(now.from);
-      const unsigned tag = exchange.tag + now.from;
-      constexpr int most = 8;
-      float sum = 0.0f;
-      for (int i0 = lane; i0 - lane < l.num_squares; i0 += 32 * most) {
-        uint2 seen[most];
-        bool all;
-        do {
-          all = true;
-#pragma unroll
-          for (int j = 0; j < most; j++) {
-            const int i = i0 + 32 * j;
-            seen[j] = i < l.num_squares ? peek(from + i * 8) : make_uint2(0, tag);
-          }
-#pragma unroll
-          for (int j = 0; j < most; j++) all = all && seen[j].y == tag;
-        } while (!__all_sync(~0u, all));
-#pragma unroll
-        for (int j = 0; j < most; j++) sum += __uint_as_float(seen[j].x);
-      }
-      sum = warp_sum(sum);
-      if (lane == 0) board.row_scale = rsqrtf(sum / l.cols + l.eps);
-    }
-    if (lane == 0) barrier_arrive(&board.scaled);
-    barrier_wait(&board.done, c & 1);
-    if (c + held < count) {
-      while (board.found <= c) {}
-      if (more) reinterpret_cast<uint4*>(board.table[c % held])[lane] = next;
-      __threadfence_block();
-      __syncwarp();
-      if (lane == 0) board.known = c + held + 1;
-    }
-  }
-}
 
 // A lane a ring: asks for what its warp will want, in that order, as far as there is room.
 template <int D>

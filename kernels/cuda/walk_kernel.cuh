@@ -6,8 +6,28 @@
 namespace mr {
 namespace walk {
 
+#ifdef MR_HOPPER
+__device__ void manage(const uint8_t* program, int count, const Exchange& exchange, Board& board, int lane) {
+  int turn = 0;
+  for (int c = 0; c < count; c++) {
+    uint4 next;
+    const bool more = c + held < count && lane < instruction_bytes / 16;
+    if (more) next = *reinterpret_cast<const uint4*>(program + static_cast<int64_t>(c + held) * stride + lane * 16);
+    const Instruction& now = board.at(c);
+    if (now.op == op_linear) turn += finish(now, c, turn, exchange, board, lane);
+    if (c + held >= count) continue;
+    while (board.found <= c) {}
+    while (!__all_sync(~0u, lane >= warps || board.finished[lane] > c)) {}
+    if (more) reinterpret_cast<uint4*>(board.table[c % held])[lane] = next;
+    __threadfence_block();
+    __syncwarp();
+    if (lane == 0) board.known = c + held + 1;
+  }
+}
+#endif
+
 template <class T, int D>
-__device__ __forceinline__ void walk(const uint8_t* program, int count, unsigned* steps, uint8_t* values, int pairs, int tiles, int corner_bytes) {
+__device__ __forceinline__ void walk(const uint8_t* program, int count, uint64_t* begun, uint8_t* values, int pairs, int tiles, int corner_bytes) {
 #ifdef MR_HOPPER
   extern __shared__ __align__(1024) uint8_t shared[];
   __shared__ Board board;
@@ -16,16 +36,14 @@ __device__ __forceinline__ void walk(const uint8_t* program, int count, unsigned
     const int c = i / (instruction_bytes / 16), j = i % (instruction_bytes / 16);
     reinterpret_cast<uint4*>(board.table[c])[j] = *reinterpret_cast<const uint4*>(program + static_cast<int64_t>(c) * stride + j * 16);
   }
-  if (threadIdx.x < buffers) board.tickets[threadIdx.x] = 0, board.turns[threadIdx.x] = 0;
-  if (threadIdx.x == 0) {
-    barrier_init(&board.scaled, 1), barrier_init(&board.done, warps);
-    for (int w = 0; w < warps; w++) {
-      for (int i = 0; i < flying; i++) barrier_init(&board.there[w][i], 1);
-      board.used[w].write(0, 0);
-    }
-    board.known = min(held, count), board.found = 0;
-    asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
+  if (threadIdx.x < buffers) barrier_init(&board.summed[threadIdx.x], warps), barrier_init(&board.taken[threadIdx.x], 1);
+  if (threadIdx.x < warps) {
+    for (int i = 0; i < flying; i++) barrier_init(&board.there[threadIdx.x][i], 1);
+    board.used[threadIdx.x].write(0, 0);
+    board.finished[threadIdx.x] = 0;
   }
+  if (threadIdx.x == 0) board.known = min(held, count), board.found = 0;
+  asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
   __syncthreads();
   release();
 
@@ -37,10 +55,12 @@ __device__ __forceinline__ void walk(const uint8_t* program, int count, unsigned
     return;
   }
   wait();
-  const unsigned step = *reinterpret_cast<volatile unsigned*>(steps);
-  const Exchange exchange{values, pairs, tiles, step * count + 1};
+  // Blocks begin when they can: each counts itself, and finds which step it is in.
+  if (threadIdx.x == 0) board.step = static_cast<unsigned>(atomicAdd(reinterpret_cast<unsigned long long*>(begun), 1ull) / gridDim.x);
+  asm volatile("bar.sync 2, %0;" ::"n"(32 * (warps + 1)) : "memory");
+  const Exchange exchange{values, pairs, tiles, board.step * count + 1};
   if (warp == warps) {
-    manage(program, count, exchange, board);
+    manage(program, count, exchange, board, lane);
     return;
   }
   Warp me{board, exchange, shared + warp * ring_bytes, shared + warps * ring_bytes, static_cast<int>(ring_bytes), corner_bytes, warp, lane};
@@ -48,25 +68,26 @@ __device__ __forceinline__ void walk(const uint8_t* program, int count, unsigned
   for (int c = 0; c < count; c++) {
     while (board.known <= c) {}
     const Instruction& now = board.at(c);
-    if (now.op == op_linear) linear(now, c, turn, me);
-    else attend<T, D>(now, c, me);
-    if (c > 0) barrier_wait(&board.done, c - 1 & 1);
+    if (now.op == op_linear) {
+      linear(now, turn, me);
+      turn += max(0, now.tiles - tile_of(now, 0) + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
+    } else {
+      attend<T, D>(now, c, me);
+    }
     __syncwarp();
-    if (lane == 0) barrier_arrive(&board.done);
+    if (lane == 0) board.finished[warp] = c + 1;
   }
-  // Every block has begun: this one has read what all had to add to.
-  if (blockIdx.x == 0 && threadIdx.x == 0) *reinterpret_cast<volatile unsigned*>(steps) = step + 1;
 #endif
 }
 
 }  // namespace walk
 }  // namespace mr
 
-// grid: the multiprocessors. program: `count` instructions; steps: how many there have been; values: the exchanges, of so many
+// grid: the multiprocessors. program: `count` instructions; begun: blocks that have begun a step; values: the exchanges, of so many
 // pairs and tiles; corner_bytes: a warp's share of shared memory beside its ring.
 #define MR_WALK(NAME, T, D)                                                                                            \
   extern "C" __global__ void __launch_bounds__(mr::walk::threads, 1)                                                   \
-      mr_walk_##NAME##_##D(const uint8_t* program, int count, unsigned* steps, uint8_t* values, int pairs, int tiles,  \
+      mr_walk_##NAME##_##D(const uint8_t* program, int count, uint64_t* begun, uint8_t* values, int pairs, int tiles,  \
                            int corner_bytes) {                                                                         \
-    mr::walk::walk<T, D>(program, count, steps, values, pairs, tiles, corner_bytes);                                   \
+    mr::walk::walk<T, D>(program, count, begun, values, pairs, tiles, corner_bytes);                                   \
   }

@@ -1,4 +1,4 @@
-// Owns: a product in the walk of walk.cuh.
+// Owns: a product in the walk of walk.cuh: what a warp computes of a tile, and finishing it.
 #pragma once
 #include "walk.cuh"
 
@@ -38,105 +38,158 @@ __device__ __forceinline__ void slice_of_x(const Instruction& now, int k0, int k
   __syncwarp();
 }
 
-// turn0: tiles that this block had before this instruction.
-__device__ __forceinline__ void linear(const Instruction& now, int c, int& turn0, Warp& me) {
+// Of `units` units at ring + place: sums of a tile's rows g and g + 8, added to.
+template <int S>
+__device__ __forceinline__ void piece(const uint8_t* at, const uint8_t* x, int units, const uint32_t (&masks)[8], int lane, float2& acc, float (&sums)[4]) {
+  using L = Format<S>;
+  constexpr int most = piece_units<S>;
+  if constexpr (L::k == 256) {
+    const auto values = [&](int i) {
+      const uint8_t* from = x + 512 * i;
+      if constexpr (S == Q6_K) {
+        const uint8_t* mine = from + 64 * (lane >> 2) + 8 * (lane & 3);
+        const uint2 a = *reinterpret_cast<const uint2*>(mine), b = *reinterpret_cast<const uint2*>(mine + 32);
+        return make_uint4(a.x, a.y, b.x, b.y);
+      } else {
+        return *reinterpret_cast<const uint4*>(from + 16 * lane);
+      }
+    };
+    if (units == most) {  // at once: a super-block is a long chain
+#pragma unroll
+      for (int i = 0; i < most; i++) one::super_block<S>(at + i * L::bytes, values(i), masks, lane, acc);
+    } else {
+      one::super_block<S>(at, values(0), masks, lane, acc);
+    }
+  } else {
+    const uint4 values = 8 * lane < units * L::k ? *reinterpret_cast<const uint4*>(x + 16 * lane) : make_uint4(0, 0, 0, 0);
+    if (units == most) {
+#pragma unroll
+      for (int i = 0; i < most; i++) one::small_unit<S>(at + i * L::bytes, values, masks + i * (L::k / 32), lane, sums);
+    } else {
+#pragma unroll
+      for (int i = 0; i < most - 1; i++)
+        if (i < units) one::small_unit<S>(at + i * L::bytes, values, masks + i * (L::k / 32), lane, sums);
+    }
+  }
+}
+
+// turn: of this block's tiles, over all instructions, the first of this one.
+__device__ __forceinline__ void linear(const Instruction& now, int turn, Warp& me) {
   const Linear& l = now.linear;
   Board& board = me.board;
-  const int warp = me.warp, lane = me.lane, g = lane >> 2, t = lane & 3, row = lane & 15;
-  const bool gated = l.epilogue == gated_y;
+  const int warp = me.warp, lane = me.lane, g = lane >> 2, t = lane & 3;
   const int slices = 1 << now.log_slices, mine = warp & (slices - 1);
   const Slice slice(now, warp);
-  const int k0 = slice.first << now.log_grain, k1 = min(slice.end << now.log_grain, l.cols);
   uint32_t masks[8];  // of a chunk's column: 1 and 1, as bf16
 #pragma unroll
   for (int j = 0; j < 8; j++) masks[j] = g == j ? 0x3f803f80u : 0;
+  turn += warp >> now.log_slices;
   Job job;
-  bool some = job.of(now, slice, warp, 0), fresh = true;
-  for (int r = 0; some; some = job.of(now, slice, warp, ++r)) {
-    const int column = job.column + row;
-    const bool inside = row < job.limit;
-    float bias = 0.0f, up_bias = 0.0f, residual = 0.0f, next_weight = 0.0f;
-    if (inside) {
-      if (l.bias) bias = l.bias[column];
-      if (l.bias && gated) up_bias = l.bias[l.rows + column];
-      if (l.next) next_weight = l.next_weight[column];
-      if (l.epilogue == add_y) residual = __ldcg(now.residual + column);
-    }
-    if (fresh) slice_of_x(now, k0, k1, me), fresh = false;
+  for (int r = 0; job.of(now, slice, warp, r); r++, turn += warps >> now.log_slices) {
+    if (r == 0) slice_of_x(now, slice.first << now.log_grain, min(slice.end << now.log_grain, l.cols), me);
     float2 acc = make_float2(0.0f, 0.0f);
-    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for_storage(job.type, [&]<int S>() {
       using L = Format<S>;
-      constexpr int piece = piece_units<S>;
       const uint8_t* x = me.corner();
-      for (int u = 0; u < job.units; u += piece, x += piece * L::k * 2) {
-        const int units = min(piece, job.units - u);
-        const uint8_t* unit_at = me.ring + me.arrive(units * L::bytes, 128);
-        if constexpr (L::k == 256) {
-          uint4 values;
-          if constexpr (S == Q6_K) {
-            const uint2 a = *reinterpret_cast<const uint2*>(x + 64 * g + 8 * t), b = *reinterpret_cast<const uint2*>(x + 64 * g + 32 + 8 * t);
-            values = make_uint4(a.x, a.y, b.x, b.y);
-          } else {
-            values = *reinterpret_cast<const uint4*>(x + 16 * lane);
-          }
-          one::super_block<S>(unit_at, values, masks, lane, acc);
-        } else {
-          const uint4 values = 8 * lane < units * L::k ? *reinterpret_cast<const uint4*>(x + 16 * lane) : make_uint4(0, 0, 0, 0);
-#pragma unroll
-          for (int i = 0; i < piece; i++)
-            if (i < units) one::small_unit<S>(unit_at + i * L::bytes, values, masks + i * (L::k / 32), lane, sum);
-        }
+      for (int left = job.units; left > 0; left -= piece_units<S>, x += piece_units<S> * L::k * 2) {
+        const int units = min(piece_units<S>, left);
+        piece<S>(me.ring + me.arrive(units * L::bytes, 128), x, units, masks, lane, acc, sums);
         me.leave();
       }
     });
-    acc.x += sum[0] + sum[1], acc.y += sum[2] + sum[3];
+    acc.x += sums[0] + sums[1], acc.y += sums[2] + sums[3];
 #pragma unroll
     for (int o = 1; o < 4; o *= 2) acc.x += __shfl_xor_sync(~0u, acc.x, o), acc.y += __shfl_xor_sync(~0u, acc.y, o);
-
-    const int turn = turn0 + (warp >> now.log_slices) + r * (warps >> now.log_slices), buffer = turn % buffers;
-    while (board.turns[buffer] != turn / buffers) {}
+    const int buffer = turn % buffers;
+    if (turn >= buffers) one::arrival(&board.taken[buffer], turn / buffers - 1 & 1);
     if (t == 0) board.sums[buffer][mine][g] = acc.x, board.sums[buffer][mine][8 + g] = acc.y;
-    __threadfence_block();
     __syncwarp();
-    int ticket = 0;
-    if (lane == 0) ticket = atomicAdd(&board.tickets[buffer], 1);
-    if (__shfl_sync(~0u, ticket, 0) != slices - 1) continue;
-    // The last of the tile: lanes of the first half add the first half of the slices, a gate's.
-    __threadfence_block();
-    float value = 0.0f, square = 0.0f;
-    const int half = max(slices / 2, 1);
+    if (lane == 0)
+      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(one::address(&board.summed[buffer])), "r"(warps >> now.log_slices) : "memory");
+  }
+}
+
+// 1 / rms of what the instruction reads, once all of it is known.
+__device__ __forceinline__ float row_scale(const Instruction& now, const Exchange& exchange, int lane) {
+  const Linear& l = now.linear;
+  const uint8_t* from = exchange.squares(now.from);
+  const unsigned tag = exchange.tag + now.from;
+  constexpr int most = 8;
+  float sum = 0.0f;
+  for (int i0 = lane; i0 - lane < l.num_squares; i0 += 32 * most) {
+    uint2 seen[most];
+    bool all;
+    do {
+      all = true;
+#pragma unroll
+      for (int j = 0; j < most; j++) {
+        const int i = i0 + 32 * j;
+        seen[j] = i < l.num_squares ? peek(from + i * 8) : make_uint2(0, tag);
+      }
+#pragma unroll
+      for (int j = 0; j < most; j++) all = all && seen[j].y == tag;
+    } while (!__all_sync(~0u, all));
+#pragma unroll
+    for (int j = 0; j < most; j++) sum += __uint_as_float(seen[j].x);
+  }
+  return rsqrtf(warp_sum(sum) / l.cols + l.eps);
+}
+
+// A tile's rows, lane % 16 each: what is beside the product.
+struct Beside {
+  int column;
+  bool inside;
+  float bias = 0.0f, up_bias = 0.0f, residual = 0.0f, next_weight = 0.0f;
+  __device__ __forceinline__ Beside(const Instruction& now, int tile, int lane) {
+    const Linear& l = now.linear;
+    const Rows rows(l, tile);
+    column = rows.column + (lane & 15), inside = (lane & 15) < rows.limit;
+    if (!inside || tile >= now.tiles) return;
+    if (l.bias) bias = l.bias[column];
+    if (l.bias && l.epilogue == gated_y) up_bias = l.bias[l.rows + column];
+    if (l.next) next_weight = l.next_weight[column];
+    if (l.epilogue == add_y) residual = __ldcg(now.residual + column);
+  }
+};
+
+// The manager's part: adds each tile's slices, in their order, and leaves what comes of them. The number of tiles.
+__device__ __forceinline__ int finish(const Instruction& now, int c, int turn, const Exchange& exchange, Board& board, int lane) {
+  const Linear& l = now.linear;
+  const bool gated = l.epilogue == gated_y;
+  const int slices = 1 << now.log_slices, half = max(slices / 2, 1);
+  int tile = tile_of(now, 0), n = 0;
+  if (tile >= now.tiles) return 0;
+  Beside beside(now, tile, lane);
+  const float scale = l.squares ? row_scale(now, exchange, lane) : 1.0f;
+  for (; tile < now.tiles; n++, turn++) {
+    const int buffer = turn % buffers;
+    one::arrival(&board.summed[buffer], turn / buffers & 1);
+    // Lanes of the first half add the first half of the slices, a gate's.
+    float value = 0.0f;
     if (slices > 1 || lane < 16)
-      for (int i = 0; i < half; i++) value += board.sums[buffer][(lane >> 4) * half + i][row];
+      for (int i = 0; i < half; i++) value += board.sums[buffer][(lane >> 4) * half + i][lane & 15];
     __syncwarp();
-    if (lane == 0) {
-      board.tickets[buffer] = 0;
-      __threadfence_block();
-      board.turns[buffer] = turn / buffers + 1;
-    }
+    if (lane == 0) barrier_arrive(&board.taken[buffer]);
     float other = __shfl_down_sync(~0u, value, 16);
-    if (!gated) value += other;
-    if (l.squares) {
-      one::arrival(&board.scaled, c & 1);
-      const float scale = board.row_scale;
-      value *= scale, other *= scale;
-    }
-    value += bias;
-    if (gated) value = activate(l.activation, value) * (other + up_bias);
-    value += residual;
-    const bool writes = inside && lane < 16;
-    if (writes && l.y_f32) static_cast<float*>(l.y)[column] = value;
+    if (gated) value = activate(l.activation, value * scale + beside.bias) * (other * scale + beside.up_bias);
+    else value = (value + other) * scale + beside.bias;
+    value += beside.residual;
+    const bool writes = beside.inside && lane < 16;
+    if (writes && l.y_f32) static_cast<float*>(l.y)[beside.column] = value;
     if (l.next || !l.y_f32) {
-      const float left = l.next ? value * next_weight : value;
+      const float left = l.next ? value * beside.next_weight : value;
       const uint32_t pair = bf16_pair(left, __shfl_down_sync(~0u, left, 1));
-      if (writes && lane % 2 == 0) leave_pair(me.exchange.values(c) + column / 2 * 8, pair, me.exchange.tag + c);
+      if (writes && lane % 2 == 0) leave_pair(exchange.values(c) + beside.column / 2 * 8, pair, exchange.tag + c);
     }
     if (l.next) {
-      square = warp_sum(writes ? value * value : 0.0f);
-      if (lane == 0) leave_pair(me.exchange.squares(c) + job.tile * 8, __float_as_uint(square), me.exchange.tag + c);
+      const float square = warp_sum(writes ? value * value : 0.0f);
+      if (lane == 0) leave_pair(exchange.squares(c) + tile * 8, __float_as_uint(square), exchange.tag + c);
     }
+    tile += gridDim.x;
+    if (tile < now.tiles) beside = Beside(now, tile, lane);
   }
-  turn0 += max(0, now.tiles - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
+  return n;
 }
 
 }  // namespace walk

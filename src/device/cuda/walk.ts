@@ -13,7 +13,7 @@ const instructionBytes = 384;
 const stride = instructionBytes + 2 * tensorMapBytes;
 const exchanges = 8;
 /** Shared memory that the kernel declares itself. */
-const ownShared = 7680;
+const ownShared = 10240;
 /** Room for keys or values of 16 positions of the widest head, a few times. */
 const leastRing = 16384;
 /** Epilogues of mr_linear_1. */
@@ -29,6 +29,8 @@ interface Instruction {
   readonly logSlices: number;
   readonly tiles: number;
   readonly logGrain: number;
+  /** The block that has tile 0. */
+  readonly start: number;
   readonly residual: bigint;
   readonly args: readonly Arg[];
   readonly maps: readonly TensorMap[];
@@ -37,9 +39,9 @@ interface Instruction {
 }
 
 export class Walk {
-  /** [instructions | number of steps | exchanges] */
+  /** [instructions | blocks that have begun | exchanges] */
   private readonly area: PlannedArea;
-  private readonly stepsAt: number;
+  private readonly begunAt: number;
   private readonly pairs: number;
   private readonly tiles: number;
 
@@ -51,8 +53,8 @@ export class Walk {
   ) {
     this.pairs = Math.ceil(widest / 32) * 16;
     this.tiles = this.pairs / 8;
-    this.stepsAt = most * stride;
-    this.area = workspace.add(this.stepsAt + 256 + 8 * exchanges * (this.pairs + this.tiles));
+    this.begunAt = most * stride;
+    this.area = workspace.add(this.begunAt + 256 + 8 * exchanges * (this.pairs + this.tiles));
   }
 
   /**
@@ -84,8 +86,8 @@ export class Walk {
       block: threads,
       sharedBytes: dynamic,
       args: [
-        ...[{ ptr: address }, { i32: instructions.length }, { ptr: address + BigInt(this.stepsAt) }],
-        ...[{ ptr: address + BigInt(this.stepsAt + 256) }, { i32: this.pairs }, { i32: this.tiles }, { i32: corner }],
+        ...[{ ptr: address }, { i32: instructions.length }, { ptr: address + BigInt(this.begunAt) }],
+        ...[{ ptr: address + BigInt(this.begunAt + 256) }, { i32: this.pairs }, { i32: this.tiles }, { i32: corner }],
       ],
       dependent: true,
     };
@@ -119,11 +121,15 @@ class Translation {
   private readonly leaves = new Map<bigint, number>();
   /** Copies of the step's only row are none: the place of the copy → that of the row. */
   private readonly copies = new Map<bigint, bigint>();
+  /** By block: values of weights that it reads beyond what every block does. */
+  private readonly loads: number[];
 
   constructor(
     private readonly widest: number,
     private readonly properties: CudaProperties,
-  ) {}
+  ) {
+    this.loads = new Array<number>(properties.multiprocessors).fill(0);
+  }
 
   of(launches: readonly Launch[]): Instruction[] | undefined {
     for (let i = 0; i < launches.length; i++) {
@@ -143,6 +149,22 @@ class Translation {
       this.out.push(made);
     }
     return this.out;
+  }
+
+  /** The block from which on those have had least that are to have a tile more than the others. */
+  private lightest(tiles: number): number {
+    const { loads } = this;
+    const extra = tiles % loads.length;
+    const sums = loads.map((_, start) => {
+      let sum = 0;
+      for (let i = 0; i < extra; i++) sum += loads[(start + i) % loads.length];
+      return sum;
+    });
+    return sums.indexOf(Math.min(...sums));
+  }
+
+  private deal(tiles: number, start: number, cost: number): void {
+    for (let i = 0; i < tiles % this.loads.length; i++) this.loads[(start + i) % this.loads.length] += cost;
   }
 
   private source(address: bigint): number {
@@ -174,7 +196,10 @@ class Translation {
     if (next !== 0n) this.leaves.set(next, number).set(nextSquares, number);
     if (!yF32) this.leaves.set(y, number);
     const reads = epilogue === addY ? residual : 0n;
-    return { op: "linear", from, logSlices, tiles: grid[0], logGrain, residual: reads, args, maps: [], corner };
+    // Who adds to the residual row has written what it adds to.
+    const start = epilogue === addY ? 0 : this.lightest(grid[0]);
+    this.deal(grid[0], start, cols * halves);
+    return { op: "linear", from, logSlices, tiles: grid[0], logGrain, start, residual: reads, args, maps: [], corner };
   }
 
   /** mr_qkv's parameters, then those of attention. */
@@ -192,14 +217,14 @@ class Translation {
     this.leaves.set(ptr(attention.args[1]), this.out.length);
     const args = [...turn.args, ...plain];
     const corner = 4 * group * d;
-    return { op: "attend", from, logSlices: 0, tiles: 0, logGrain: 0, residual: 0n, args, maps, corner };
+    return { op: "attend", from, logSlices: 0, tiles: 0, logGrain: 0, start: 0, residual: 0n, args, maps, corner };
   }
 }
 
 /** As C lays out a struct of these members. */
 function encode(one: Instruction, to: Uint8Array, encodeMap: (map: TensorMap) => Uint8Array): void {
   const view = new DataView(to.buffer, to.byteOffset, to.byteLength);
-  const head = [one.op === "linear" ? 0 : 1, one.from, one.logSlices, one.tiles, one.logGrain];
+  const head = [one.op === "linear" ? 0 : 1, one.from, one.logSlices, one.tiles, one.logGrain, one.start];
   for (const [i, value] of head.entries()) view.setInt32(4 * i, value, true);
   view.setBigUint64(24, one.residual, true);
   let at = parametersAt;
