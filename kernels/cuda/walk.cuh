@@ -25,7 +25,7 @@ namespace walk {
 constexpr int warps = 8, threads = 32 * (warps + 2);
 constexpr int held = 8;       // instructions in shared memory
 constexpr int buffers = 8;    // tiles whose sums may wait to be finished
-constexpr int flying = 8;     // pieces of a warp on their way
+constexpr int flying = 8;     // pieces of a warp in its ring
 constexpr int exchanges = 8;
 
 enum Op { op_linear, op_attend };
@@ -85,9 +85,9 @@ struct Instruction {
   int op;
   int from;        // the instruction whose exchange it reads; −1: x as it lies in memory
   int log_slices;  // of a tile's k; gated: of both halves together
-  int tiles;
   int log_grain;   // slices are cut at multiples of this many values
-  int start;       // the block that has tile 0
+  int each, more;  // tiles of every block; `more` blocks from `start` on have one more
+  int start;
   const float* residual;
   union {
     Linear linear;
@@ -164,11 +164,16 @@ struct Slice {
   }
 };
 
-// The n-th tile of this block.
-__device__ __forceinline__ int tile_of(const Instruction& now, int n) {
-  const int number = static_cast<int>(blockIdx.x) - now.start;
-  return (number < 0 ? number + static_cast<int>(gridDim.x) : number) + static_cast<int>(gridDim.x) * n;
-}
+// The tiles of this block: `first` and every gridDim.x-th after it. So warps whose slice of k comes from the first tiles go on
+// before the last are done.
+struct Deal {
+  int first, count;
+  __device__ __forceinline__ explicit Deal(const Instruction& now) {
+    int number = static_cast<int>(blockIdx.x) - now.start;
+    if (number < 0) number += gridDim.x;
+    first = number, count = now.each + (number < now.more);
+  }
+};
 
 // Where a tile's rows lie: in which segment, and in y.
 struct Rows {
@@ -192,11 +197,11 @@ struct Job {
   const uint8_t* data;  // of the first unit
   Cut cut;
   int type, units;
-  __device__ __forceinline__ bool of(const Instruction& now, const Slice& slice, int warp, int r) {
+  __device__ __forceinline__ bool of(const Instruction& now, const Deal& deal, const Slice& slice, int warp, int r) {
     const Linear& l = now.linear;
-    const int tile = tile_of(now, (warp >> now.log_slices) + r * (warps >> now.log_slices));
-    if (tile >= now.tiles) return false;
-    const Rows rows(l, tile);
+    const int n = (warp >> now.log_slices) + r * (warps >> now.log_slices);
+    if (n >= deal.count) return false;
+    const Rows rows(l, deal.first + n * static_cast<int>(gridDim.x));
     int segment = rows.segment, within = rows.within;
     if (slice.up && l.num_segments == 2) segment = 1;
     else if (slice.up) within += l.rows / 16;
@@ -215,8 +220,8 @@ struct Share {
   int head, piece, split;  // piece of split
   int from, to;
   int first, position;  // what the token sees
-  __device__ __forceinline__ bool of(const Attend& a) {
-    position = a.positions[0];
+  __device__ __forceinline__ bool of(const Attend& a, int at) {
+    position = at;
     first = a.window > 0 ? max(0, position - a.window + 1) : 0;
     const int begin = first / 16, parts = position / 16 + 1 - begin, number = gridDim.x - 1 - blockIdx.x;
     split = min(static_cast<int>(gridDim.x) / a.kv_heads, max(1, (parts + 3 * warps - 1) / (3 * warps)));
@@ -242,6 +247,7 @@ struct Board {
   volatile int found;  // instructions of which all has been asked for
   volatile int finished[warps];  // instructions that a warp is through with
   unsigned step;
+  int position;  // of the step's token
   float sums[buffers][warps][16];
   float maxima[warps][8], totals[warps][8];
   int last;
@@ -272,9 +278,27 @@ struct Warp {
 };
 __device__ __forceinline__ void computing_sync() { asm volatile("bar.sync 1, %0;" ::"n"(32 * warps) : "memory"); }
 
+// Ids of the pages that a warp wants, one after the other, asked for before it does: the memory answers late, and a lane that
+// waited for it would hold all rings up. The first is most often that of the layer before.
+struct Pages {
+  const int* ids = nullptr;
+  int offset, first_at, first, next;
+  __device__ __forceinline__ void begin(const Attend& a, int page) {
+    if (ids != a.page_ids) ids = a.page_ids, offset = a.page_start[0] - a.page_first[0], first_at = -1;
+    if (first_at != page) first_at = page, first = ids[offset + page];
+    next = first;
+  }
+  // The page begun with or named last; `page`, if there is one, is the next.
+  __device__ __forceinline__ int take(int page) {
+    const int now = next;
+    if (page >= 0) next = ids[offset + page];
+    return now;
+  }
+};
+
 // A lane a ring: asks for what its warp will want, in that order, as far as there is room.
 template <int D>
-__device__ void bring(const uint8_t* program, int count, int warp, uint8_t* ring, int ring_bytes, Board& board) {
+__device__ void bring(const uint8_t* program, int count, const int* positions, int warp, uint8_t* ring, int ring_bytes, Board& board) {
   constexpr int part_bytes = 16 * D * 2;
   const unsigned mates = (1u << warps) - 1;
   Place asked;
@@ -283,15 +307,18 @@ __device__ void bring(const uint8_t* program, int count, int warp, uint8_t* ring
   const uint8_t* from = nullptr;  // weights
   int left = 0, unit = 0, each = 0;
   int part = 0, part_end = 0, part_head = 0, page = 0;  // keys and values
+  Pages pages;
   bool boxes = false, of_values = false;
+  int position = -1;
   // The next bytes to be asked for are found; false: none for now.
   const auto find = [&](int known) {
     while (ahead < known) {
       const Instruction& next = board.at(ahead);
       if (next.op == op_linear) {
         const Slice slice(next, warp);
+        const Deal deal(next);
         Job job;
-        while (job.of(next, slice, warp, round)) {
+        while (job.of(next, deal, slice, warp, round)) {
           round++;
           if (job.units <= 0) continue;
           from = job.data, left = job.units, unit = job.cut.bytes, each = job.cut.piece;
@@ -300,17 +327,19 @@ __device__ void bring(const uint8_t* program, int count, int warp, uint8_t* ring
         }
       } else {
         const Attend& a = next.attend;
+        if (position < 0) wait(), position = positions[0];
         if (round == 0) {
           Share share;
           part = part_end = 0;
-          if (share.of(a)) part = share.from + warp, part_end = share.to, part_head = share.head;
+          if (share.of(a, position)) part = share.from + warp, part_end = share.to, part_head = share.head;
+          if (part < part_end) pages.begin(a, part / 4);
           of_values = true;
         }
         round++;
         of_values = !of_values;
         if (!of_values && round > 1) part += warps;
         if (part < part_end) {
-          if (!of_values) page = a.page_ids[a.page_start[0] + part / 4 - a.page_first[0]];
+          if (!of_values) page = pages.take(part + warps < part_end ? (part + warps) / 4 : -1);
           left = 1, unit = part_bytes, each = 1, boxes = true;
           return true;
         }

@@ -16,31 +16,64 @@ __device__ __forceinline__ uint32_t transposed(uint32_t pairs) {
 }
 __device__ __forceinline__ float2 floats(uint32_t two) { return make_float2(__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000u)); }
 
-// Pairs `at(i)` of the exchange, all of them once they are there.
-template <int N, class At>
-__device__ __forceinline__ void await(const uint8_t* from, unsigned tag, float2 (&out)[N], At&& at) {
-  uint2 seen[N];
-  bool all;
-  do {
-    all = true;
+// What attention reads of the product before it, once it is there: of the heads from head0 on, head g: dimensions 16 k + 8 i + 2 t of
+// the low (k < D / 32) and the high half; then the token's key and value: pair `lane` of the first half of the head and of the
+// second (heads of 64: the first 16 lanes), and of the value pairs lane and lane + 32.
+template <int D>
+struct Heads {
+  static constexpr int steps = D / 32, pairs = D / 4;  // of half a head
+  float2 query[steps * 4], key[2], value[D / 64];
+  // [k][low, high half of the head][i]
+  static __device__ __forceinline__ int dimension(int n, int t) { return (n >> 2) * 16 + (n >> 1 & 1) * (D / 2) + (n & 1) * 8 + 2 * t; }
+  __device__ __forceinline__ Heads(const Attend& a, const uint8_t* from, unsigned tag, int head, int group, int lane) {
+    const int g = lane >> 2, t = lane & 3, base = (head * group + min(g, group - 1)) * D;
+    const int k0 = (a.heads + head) * D / 2 + min(lane, pairs - 1), v0 = (a.heads + a.kv_heads + head) * D / 2 + lane;
+    constexpr int count = steps * 4 + 2 + D / 64;
+    uint2 seen[count];
+    bool all;
+    while (peek(from + head * group * D / 2 * 8).y != tag) {}
+    do {
+      all = true;
 #pragma unroll
-    for (int i = 0; i < N; i++) seen[i] = peek(from + at(i) * 8);
+      for (int n = 0; n < count; n++) {
+        const int i = n < steps * 4 ? (base + dimension(n, t)) / 2 : n < steps * 4 + 2 ? k0 + (n - steps * 4) * pairs : v0 + 32 * (n - steps * 4 - 2);
+        seen[n] = peek(from + i * 8);
+      }
 #pragma unroll
-    for (int i = 0; i < N; i++) all = all && seen[i].y == tag;
-  } while (!__all_sync(~0u, all));
+      for (int n = 0; n < count; n++) all = all && seen[n].y == tag;
+    } while (!__all_sync(~0u, all));
+    const auto floats = [](uint32_t two) { return make_float2(__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000u)); };
 #pragma unroll
-  for (int i = 0; i < N; i++) out[i] = floats(seen[i].x);
+    for (int n = 0; n < count; n++) (n < steps * 4 ? query[n] : n < steps * 4 + 2 ? key[n - steps * 4] : value[n - steps * 4 - 2]) = floats(seen[n].x);
+  }
+};
+
+// cos and sin of the token's position for what Heads has.
+template <int D>
+struct Turns {
+  float4 query[D / 32][2], key;
+  __device__ __forceinline__ Turns(const float2* table, int lane) {
+#pragma unroll
+    for (int k = 0; k < D / 32; k++)
+#pragma unroll
+      for (int i = 0; i < 2; i++) query[k][i] = *reinterpret_cast<const float4*>(table + 16 * k + 8 * i + 2 * (lane & 3));
+    key = *reinterpret_cast<const float4*>(table + 2 * min(lane, Heads<D>::pairs - 1));
+  }
+};
+
+__device__ __forceinline__ float2 low_turned(float2 low, float2 high, float4 by) {
+  return make_float2(low.x * by.x - high.x * by.y, low.y * by.z - high.y * by.w);
+}
+__device__ __forceinline__ float2 high_turned(float2 low, float2 high, float4 by) {
+  return make_float2(high.x * by.x + low.x * by.y, high.y * by.z + low.y * by.w);
 }
 
-// The heads from head0 on, turned, as the B operand of the products with keys: head g, dimensions 16 k + 8 i + 2 t.
+// The queries, normed and turned, as the B operand of the products with keys: head g, dimensions 16 k + 8 i + 2 t.
 template <class T, int D>
-__device__ __forceinline__ void queries(const Attend& a, const uint8_t* from, unsigned tag, int head0, int rows, int g, int t, uint32_t (&q)[D / 16][2]) {
-  constexpr int half = D / 2, steps = D / 32;
-  const int base = (head0 + min(g, rows - 1)) * D;
-  // [k][low, high half of the head][i]
-  float2 x[steps * 4];
-  while (peek(from + head0 * D / 2 * 8).y != tag) {}
-  await(from, tag, x, [&](int n) { return (base + (n >> 2) * 16 + (n >> 1 & 1) * half + (n & 1) * 8 + 2 * t) / 2; });
+__device__ __forceinline__ void queries(const Attend& a, Heads<D>& heads, const Turns<D>& turns, int group, int lane, uint32_t (&q)[D / 16][2]) {
+  constexpr int steps = D / 32;
+  const int g = lane >> 2, t = lane & 3;
+  auto& x = heads.query;
   if (a.q_norm) {
     float squares = 0.0f;
 #pragma unroll
@@ -49,7 +82,7 @@ __device__ __forceinline__ void queries(const Attend& a, const uint8_t* from, un
     const float by = rsqrtf(squares / D + a.norm_eps);
 #pragma unroll
     for (int n = 0; n < steps * 4; n++) {
-      const int d = (n >> 2) * 16 + (n >> 1 & 1) * half + (n & 1) * 8 + 2 * t;
+      const int d = Heads<D>::dimension(n, t);
       x[n].x *= by * a.q_norm[d], x[n].y *= by * a.q_norm[d + 1];
     }
   }
@@ -57,35 +90,30 @@ __device__ __forceinline__ void queries(const Attend& a, const uint8_t* from, un
   for (int k = 0; k < steps; k++)
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      const float4 by = *reinterpret_cast<const float4*>(a.table + 16 * k + 8 * i + 2 * t);
-      const float2 low = x[4 * k + i], high = x[4 * k + 2 + i];
-      q[k][i] = g < rows ? attn::pack<T>(low.x * by.x - high.x * by.y, low.y * by.z - high.y * by.w) : 0u;
-      q[k + steps][i] = g < rows ? attn::pack<T>(high.x * by.x + low.x * by.y, high.y * by.z + low.y * by.w) : 0u;
+      const float2 low = x[4 * k + i], high = x[4 * k + 2 + i], l = low_turned(low, high, turns.query[k][i]), h = high_turned(low, high, turns.query[k][i]);
+      q[k][i] = g < group ? attn::pack<T>(l.x, l.y) : 0u;
+      q[k + steps][i] = g < group ? attn::pack<T>(h.x, h.y) : 0u;
     }
 }
 
-// The token's key, turned, in pairs of dimensions: a lane has pair `lane` of the first half of the head and of the second (heads
-// of 64: the first 16 lanes), and of the value pairs lane and lane + 32.
+// The token's key, normed and turned, and its value, in pairs as Heads has them.
 template <class T, int D>
 struct Newcomer {
-  static constexpr int pairs = D / 4;  // of half a head
+  static constexpr int pairs = Heads<D>::pairs;
   uint32_t key[2], value[D / 64];
-  __device__ __forceinline__ void make(const Attend& a, const uint8_t* from, unsigned tag, int head, int lane) {
-    const int k0 = (a.heads + head) * D / 2, v0 = (a.heads + a.kv_heads + head) * D / 2, mine = min(lane, pairs - 1);
-    float2 x[2 + D / 64];
-    await(from, tag, x, [&](int i) { return i < 2 ? k0 + i * pairs + mine : v0 + lane + 32 * (i - 2); });
-    float2 low = x[0], high = x[1];
+  __device__ __forceinline__ void make(const Attend& a, const Heads<D>& heads, const Turns<D>& turns, int lane) {
+    float2 low = heads.key[0], high = heads.key[1];
     if (a.k_norm) {
+      const int mine = min(lane, pairs - 1);
       const float own = lane < pairs ? low.x * low.x + low.y * low.y + high.x * high.x + high.y * high.y : 0.0f;
       const float by = rsqrtf(warp_sum(own) / D + a.norm_eps);
       const float *n = a.k_norm + 2 * mine, *m = n + D / 2;
       low.x *= by * n[0], low.y *= by * n[1], high.x *= by * m[0], high.y *= by * m[1];
     }
-    const float4 by = *reinterpret_cast<const float4*>(a.table + 2 * mine);
-    key[0] = attn::pack<T>(low.x * by.x - high.x * by.y, low.y * by.z - high.y * by.w);
-    key[1] = attn::pack<T>(high.x * by.x + low.x * by.y, high.y * by.z + low.y * by.w);
+    const float2 l = low_turned(low, high, turns.key), h = high_turned(low, high, turns.key);
+    key[0] = attn::pack<T>(l.x, l.y), key[1] = attn::pack<T>(h.x, h.y);
 #pragma unroll
-    for (int i = 0; i < D / 64; i++) value[i] = attn::pack<T>(x[2 + i].x, x[2 + i].y);
+    for (int i = 0; i < D / 64; i++) value[i] = attn::pack<T>(heads.value[i].x, heads.value[i].y);
   }
   // put(pair of the head, bits)
   template <class Put>
@@ -105,8 +133,8 @@ __device__ __forceinline__ void attend(const Instruction& now, int c, Warp& me) 
   constexpr int part_bytes = 16 * D * 2;
   const Attend& a = now.attend;
   Share share;
-  if (!share.of(a)) return;
   Board& board = me.board;
+  if (!share.of(a, board.position)) return;
   const int warp = me.warp, lane = me.lane, g = lane >> 2, t = lane & 3;
   const int group = a.heads / a.kv_heads, last = share.position / 16, within = share.position % 16;
   const uint32_t ring_at = attn::shared_address(me.ring);
@@ -116,11 +144,13 @@ __device__ __forceinline__ void attend(const Instruction& now, int c, Warp& me) 
   const uint8_t* const from = me.exchange.values(now.from);
   const unsigned tag = me.exchange.tag + now.from;
 
+  const Turns<D> turns(a.table, lane);
+  Heads<D> heads(a, from, tag, share.head, group, lane);
   uint32_t q[D / 16][2];
-  queries<T, D>(a, from, tag, share.head * group, group, g, t, q);
+  queries<T, D>(a, heads, turns, group, lane, q);
   Newcomer<T, D> newcomer;
   if (owner) {
-    newcomer.make(a, from, tag, share.head, lane);
+    newcomer.make(a, heads, turns, lane);
     const int64_t row = (static_cast<int64_t>(share.head) * 64 + share.position % 64) * D * 2;
     auto* const keys = reinterpret_cast<uint32_t*>(a.new_keys + page * a.page_bytes + row);
     auto* const values = reinterpret_cast<uint32_t*>(a.new_values + page * a.page_bytes + row);

@@ -14,7 +14,11 @@ __device__ void manage(const uint8_t* program, int count, const Exchange& exchan
     const bool more = c + held < count && lane < instruction_bytes / 16;
     if (more) next = *reinterpret_cast<const uint4*>(program + static_cast<int64_t>(c + held) * stride + lane * 16);
     const Instruction& now = board.at(c);
-    if (now.op == op_linear) turn += finish(now, c, turn, exchange, board, lane);
+    if (now.op == op_linear) {
+      const Deal deal(now);
+      finish(now, deal, c, turn, exchange, board, lane);
+      turn += deal.count;
+    }
     if (c + held >= count) continue;
     while (board.found <= c) {}
     while (!__all_sync(~0u, lane >= warps || board.finished[lane] > c)) {}
@@ -27,7 +31,7 @@ __device__ void manage(const uint8_t* program, int count, const Exchange& exchan
 #endif
 
 template <class T, int D>
-__device__ __forceinline__ void walk(const uint8_t* program, int count, uint64_t* begun, uint8_t* values, int pairs, int tiles, int corner_bytes) {
+__device__ __forceinline__ void walk(const uint8_t* program, int count, const int* positions, uint64_t* begun, uint8_t* values, int pairs, int tiles, int corner_bytes) {
 #ifdef MR_HOPPER
   extern __shared__ __align__(1024) uint8_t shared[];
   __shared__ Board board;
@@ -51,11 +55,12 @@ __device__ __forceinline__ void walk(const uint8_t* program, int count, uint64_t
   asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(ring_bytes));
   ring_bytes = (ring_bytes / warps - corner_bytes) & ~1023u;
   if (warp == warps + 1) {
-    if (lane < warps) bring<D>(program, count, lane, shared + lane * ring_bytes, ring_bytes, board);
+    if (lane < warps) bring<D>(program, count, positions, lane, shared + lane * ring_bytes, ring_bytes, board);
     return;
   }
   wait();
   // Blocks begin when they can: each counts itself, and finds which step it is in.
+  if (threadIdx.x == 32) board.position = positions[0];
   if (threadIdx.x == 0) board.step = static_cast<unsigned>(atomicAdd(reinterpret_cast<unsigned long long*>(begun), 1ull) / gridDim.x);
   asm volatile("bar.sync 2, %0;" ::"n"(32 * (warps + 1)) : "memory");
   const Exchange exchange{values, pairs, tiles, board.step * count + 1};
@@ -69,8 +74,9 @@ __device__ __forceinline__ void walk(const uint8_t* program, int count, uint64_t
     while (board.known <= c) {}
     const Instruction& now = board.at(c);
     if (now.op == op_linear) {
-      linear(now, turn, me);
-      turn += max(0, now.tiles - tile_of(now, 0) + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
+      const Deal deal(now);
+      linear(now, deal, turn, me);
+      turn += deal.count;
     } else {
       attend<T, D>(now, c, me);
     }
@@ -83,11 +89,11 @@ __device__ __forceinline__ void walk(const uint8_t* program, int count, uint64_t
 }  // namespace walk
 }  // namespace mr
 
-// grid: the multiprocessors. program: `count` instructions; begun: blocks that have begun a step; values: the exchanges, of so many
-// pairs and tiles; corner_bytes: a warp's share of shared memory beside its ring.
-#define MR_WALK(NAME, T, D)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(mr::walk::threads, 1)                                                   \
-      mr_walk_##NAME##_##D(const uint8_t* program, int count, uint64_t* begun, uint8_t* values, int pairs, int tiles,  \
-                           int corner_bytes) {                                                                         \
-    mr::walk::walk<T, D>(program, count, begun, values, pairs, tiles, corner_bytes);                                   \
+// grid: the multiprocessors. program: `count` instructions; positions: of the token; begun: blocks that have begun a step; values:
+// the exchanges, of so many pairs and tiles; corner_bytes: a warp's share of shared memory beside its ring.
+#define MR_WALK(NAME, T, D)                                                                                                   \
+  extern "C" __global__ void __launch_bounds__(mr::walk::threads, 1)                                                          \
+      mr_walk_##NAME##_##D(const uint8_t* program, int count, const int* positions, uint64_t* begun, uint8_t* values,         \
+                           int pairs, int tiles, int corner_bytes) {                                                          \
+    mr::walk::walk<T, D>(program, count, positions, begun, values, pairs, tiles, corner_bytes);                               \
   }

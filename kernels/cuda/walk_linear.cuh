@@ -38,43 +38,47 @@ __device__ __forceinline__ void slice_of_x(const Instruction& now, int k0, int k
   __syncwarp();
 }
 
-// Of `units` units at ring + place: sums of a tile's rows g and g + 8, added to.
+// The values of a lane in a super-block of x.
 template <int S>
-__device__ __forceinline__ void piece(const uint8_t* at, const uint8_t* x, int units, const uint32_t (&masks)[8], int lane, float2& acc, float (&sums)[4]) {
-  using L = Format<S>;
-  constexpr int most = piece_units<S>;
-  if constexpr (L::k == 256) {
-    const auto values = [&](int i) {
-      const uint8_t* from = x + 512 * i;
-      if constexpr (S == Q6_K) {
-        const uint8_t* mine = from + 64 * (lane >> 2) + 8 * (lane & 3);
-        const uint2 a = *reinterpret_cast<const uint2*>(mine), b = *reinterpret_cast<const uint2*>(mine + 32);
-        return make_uint4(a.x, a.y, b.x, b.y);
-      } else {
-        return *reinterpret_cast<const uint4*>(from + 16 * lane);
-      }
-    };
-    if (units == most) {  // at once: a super-block is a long chain
-#pragma unroll
-      for (int i = 0; i < most; i++) one::super_block<S>(at + i * L::bytes, values(i), masks, lane, acc);
-    } else {
-      one::super_block<S>(at, values(0), masks, lane, acc);
-    }
+__device__ __forceinline__ uint4 values_of(const uint8_t* x, int lane) {
+  if constexpr (S == Q6_K) {
+    const uint8_t* mine = x + 64 * (lane >> 2) + 8 * (lane & 3);
+    const uint2 a = *reinterpret_cast<const uint2*>(mine), b = *reinterpret_cast<const uint2*>(mine + 32);
+    return make_uint4(a.x, a.y, b.x, b.y);
   } else {
-    const uint4 values = 8 * lane < units * L::k ? *reinterpret_cast<const uint4*>(x + 16 * lane) : make_uint4(0, 0, 0, 0);
-    if (units == most) {
+    return *reinterpret_cast<const uint4*>(x + 16 * lane);
+  }
+}
+
+// N units: sums of a tile's rows g and g + 8, added to. A unit is a long chain; several at once are little longer.
+template <int S, int N>
+__device__ __forceinline__ void piece(Warp& me, const uint8_t* x, const uint32_t (&masks)[8], float2& acc, float (&sums)[2][4]) {
+  using L = Format<S>;
+  const int lane = me.lane;
+  const uint8_t* at = me.ring + me.arrive(N * L::bytes, 128);
+  if constexpr (L::k == 256) {
 #pragma unroll
-      for (int i = 0; i < most; i++) one::small_unit<S>(at + i * L::bytes, values, masks + i * (L::k / 32), lane, sums);
-    } else {
+    for (int i = 0; i < N; i++) one::super_block<S>(at + i * L::bytes, values_of<S>(x + 512 * i, lane), masks, lane, acc);
+    me.leave();
+  } else {
+    constexpr int chunks = L::k / 32, all = N * chunks, most = 4;
+    const uint4 values = 8 * lane < N * L::k ? *reinterpret_cast<const uint4*>(x + 16 * lane) : make_uint4(0, 0, 0, 0);
 #pragma unroll
-      for (int i = 0; i < most - 1; i++)
-        if (i < units) one::small_unit<S>(at + i * L::bytes, values, masks + i * (L::k / 32), lane, sums);
+    for (int first = 0; first < all; first += most) {
+      Fragments<S> f[most][1];
+      float2 low[most][1] = {}, high[most][1] = {};
+#pragma unroll
+      for (int i = 0; i < most && first + i < all; i++)
+        one::load_chunk<S>(at + (first + i) / chunks * L::bytes, (first + i) % chunks, lane, f[i], low[i], high[i]);
+      if (first + most >= all) me.leave();
+#pragma unroll
+      for (int i = 0; i < most && first + i < all; i++) one::chunk_products<S>(f[i], low[i], high[i], values, masks[first + i], sums[i % 2]);
     }
   }
 }
 
 // turn: of this block's tiles, over all instructions, the first of this one.
-__device__ __forceinline__ void linear(const Instruction& now, int turn, Warp& me) {
+__device__ __forceinline__ void linear(const Instruction& now, const Deal& deal, int turn, Warp& me) {
   const Linear& l = now.linear;
   Board& board = me.board;
   const int warp = me.warp, lane = me.lane, g = lane >> 2, t = lane & 3;
@@ -85,20 +89,20 @@ __device__ __forceinline__ void linear(const Instruction& now, int turn, Warp& m
   for (int j = 0; j < 8; j++) masks[j] = g == j ? 0x3f803f80u : 0;
   turn += warp >> now.log_slices;
   Job job;
-  for (int r = 0; job.of(now, slice, warp, r); r++, turn += warps >> now.log_slices) {
+  for (int r = 0; job.of(now, deal, slice, warp, r); r++, turn += warps >> now.log_slices) {
     if (r == 0) slice_of_x(now, slice.first << now.log_grain, min(slice.end << now.log_grain, l.cols), me);
     float2 acc = make_float2(0.0f, 0.0f);
-    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    float sums[2][4] = {};
     for_storage(job.type, [&]<int S>() {
-      using L = Format<S>;
+      constexpr int most = piece_units<S>;
       const uint8_t* x = me.corner();
-      for (int left = job.units; left > 0; left -= piece_units<S>, x += piece_units<S> * L::k * 2) {
-        const int units = min(piece_units<S>, left);
-        piece<S>(me.ring + me.arrive(units * L::bytes, 128), x, units, masks, lane, acc, sums);
-        me.leave();
-      }
+      int left = job.units;
+      for (; left >= most; left -= most, x += most * Format<S>::k * 2) piece<S, most>(me, x, masks, acc, sums);
+      if (most > 3 && left == 3) piece<S, 3>(me, x, masks, acc, sums);
+      else if (most > 2 && left == 2) piece<S, 2>(me, x, masks, acc, sums);
+      else if (left == 1) piece<S, 1>(me, x, masks, acc, sums);
     });
-    acc.x += sums[0] + sums[1], acc.y += sums[2] + sums[3];
+    acc.x += sums[0][0] + sums[0][1] + sums[1][0] + sums[1][1], acc.y += sums[0][2] + sums[0][3] + sums[1][2] + sums[1][3];
 #pragma unroll
     for (int o = 1; o < 4; o *= 2) acc.x += __shfl_xor_sync(~0u, acc.x, o), acc.y += __shfl_xor_sync(~0u, acc.y, o);
     const int buffer = turn % buffers;
@@ -145,7 +149,7 @@ struct Beside {
     const Linear& l = now.linear;
     const Rows rows(l, tile);
     column = rows.column + (lane & 15), inside = (lane & 15) < rows.limit;
-    if (!inside || tile >= now.tiles) return;
+    if (!inside) return;
     if (l.bias) bias = l.bias[column];
     if (l.bias && l.epilogue == gated_y) up_bias = l.bias[l.rows + column];
     if (l.next) next_weight = l.next_weight[column];
@@ -153,24 +157,23 @@ struct Beside {
   }
 };
 
-// The manager's part: adds each tile's slices, in their order, and leaves what comes of them. The number of tiles.
-__device__ __forceinline__ int finish(const Instruction& now, int c, int turn, const Exchange& exchange, Board& board, int lane) {
+// The manager's part: adds each tile's slices, in their order, and leaves what comes of them.
+__device__ __forceinline__ void finish(const Instruction& now, const Deal& deal, int c, int turn, const Exchange& exchange, Board& board, int lane) {
   const Linear& l = now.linear;
   const bool gated = l.epilogue == gated_y;
   const int slices = 1 << now.log_slices, half = max(slices / 2, 1);
-  int tile = tile_of(now, 0), n = 0;
-  if (tile >= now.tiles) return 0;
-  Beside beside(now, tile, lane);
+  if (deal.count == 0) return;
+  Beside beside(now, deal.first, lane);
   const float scale = l.squares ? row_scale(now, exchange, lane) : 1.0f;
-  for (; tile < now.tiles; n++, turn++) {
+  for (int n = 0; n < deal.count; n++, turn++) {
+    const int tile = deal.first + n * static_cast<int>(gridDim.x);
     const int buffer = turn % buffers;
     one::arrival(&board.summed[buffer], turn / buffers & 1);
     // Lanes of the first half add the first half of the slices, a gate's.
     float value = 0.0f;
-    if (slices > 1 || lane < 16)
-      for (int i = 0; i < half; i++) value += board.sums[buffer][(lane >> 4) * half + i][lane & 15];
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&board.taken[buffer]);
+#pragma unroll
+    for (int i = 0; i < warps / 2; i++)
+      if (i < half && (slices > 1 || lane < 16)) value += board.sums[buffer][(lane >> 4) * half + i][lane & 15];
     float other = __shfl_down_sync(~0u, value, 16);
     if (gated) value = activate(l.activation, value * scale + beside.bias) * (other * scale + beside.up_bias);
     else value = (value + other) * scale + beside.bias;
@@ -186,10 +189,10 @@ __device__ __forceinline__ int finish(const Instruction& now, int c, int turn, c
       const float square = warp_sum(writes ? value * value : 0.0f);
       if (lane == 0) leave_pair(exchange.squares(c) + tile * 8, __float_as_uint(square), exchange.tag + c);
     }
-    tile += gridDim.x;
-    if (tile < now.tiles) beside = Beside(now, tile, lane);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&board.taken[buffer]);
+    if (n + 1 < deal.count) beside = Beside(now, tile + gridDim.x, lane);
   }
-  return n;
 }
 
 }  // namespace walk

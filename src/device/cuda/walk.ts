@@ -8,7 +8,7 @@ import { tensorMapBytes } from "./native.js";
 
 const warps = 8;
 const threads = 32 * (warps + 2);
-const parametersAt = 32;
+const parametersAt = 40;
 const instructionBytes = 384;
 const stride = instructionBytes + 2 * tensorMapBytes;
 const exchanges = 8;
@@ -27,9 +27,10 @@ interface Instruction {
   /** The instruction whose exchange it reads; −1: it reads x from memory. */
   readonly from: number;
   readonly logSlices: number;
-  readonly tiles: number;
   readonly logGrain: number;
-  /** The block that has tile 0. */
+  /** Tiles of every block; `more` blocks from `start` on have one more. */
+  readonly each: number;
+  readonly more: number;
   readonly start: number;
   readonly residual: bigint;
   readonly args: readonly Arg[];
@@ -70,7 +71,8 @@ export class Walk {
     const first = launches.findIndex(({ kernel }) => kernel === "mr_linear_1");
     const last = launches.findLastIndex(({ kernel }) => kernel === "mr_linear_1");
     const kind = attentionKind(launches);
-    if (first < 0 || kind === undefined || properties.capability !== 90) return launches;
+    const positions = new Set(launches.filter(({ kernel }) => kernel === "mr_qkv").map(({ args }) => ptr(args[1])));
+    if (first < 0 || kind === undefined || positions.size !== 1 || properties.capability !== 90) return launches;
     const instructions = new Translation(2 * this.pairs, properties).of(launches.slice(first, last + 1));
     if (!instructions || instructions.length > this.most) return launches;
     const corner = Math.max(...instructions.map((one) => one.corner));
@@ -86,8 +88,9 @@ export class Walk {
       block: threads,
       sharedBytes: dynamic,
       args: [
-        ...[{ ptr: address }, { i32: instructions.length }, { ptr: address + BigInt(this.begunAt) }],
-        ...[{ ptr: address + BigInt(this.begunAt + 256) }, { i32: this.pairs }, { i32: this.tiles }, { i32: corner }],
+        ...[{ ptr: address }, { i32: instructions.length }, { ptr: [...positions][0] }],
+        ...[{ ptr: address + BigInt(this.begunAt) }, { ptr: address + BigInt(this.begunAt + 256) }],
+        ...[{ i32: this.pairs }, { i32: this.tiles }, { i32: corner }],
       ],
       dependent: true,
     };
@@ -151,20 +154,15 @@ class Translation {
     return this.out;
   }
 
-  /** The block from which on those have had least that are to have a tile more than the others. */
-  private lightest(tiles: number): number {
+  /** From which block on `count` blocks have had least. */
+  private lightest(count: number): number {
     const { loads } = this;
-    const extra = tiles % loads.length;
     const sums = loads.map((_, start) => {
       let sum = 0;
-      for (let i = 0; i < extra; i++) sum += loads[(start + i) % loads.length];
+      for (let i = 0; i < count; i++) sum += loads[(start + i) % loads.length];
       return sum;
     });
     return sums.indexOf(Math.min(...sums));
-  }
-
-  private deal(tiles: number, start: number, cost: number): void {
-    for (let i = 0; i < tiles % this.loads.length; i++) this.loads[(start + i) % this.loads.length] += cost;
   }
 
   private source(address: bigint): number {
@@ -196,10 +194,12 @@ class Translation {
     if (next !== 0n) this.leaves.set(next, number).set(nextSquares, number);
     if (!yF32) this.leaves.set(y, number);
     const reads = epilogue === addY ? residual : 0n;
+    const each = Math.floor(grid[0] / this.loads.length);
+    const more = grid[0] % this.loads.length;
     // Who adds to the residual row has written what it adds to.
-    const start = epilogue === addY ? 0 : this.lightest(grid[0]);
-    this.deal(grid[0], start, cols * halves);
-    return { op: "linear", from, logSlices, tiles: grid[0], logGrain, start, residual: reads, args, maps: [], corner };
+    const start = epilogue === addY ? 0 : this.lightest(more);
+    for (let i = 0; i < more; i++) this.loads[(start + i) % this.loads.length] += cols * halves;
+    return { op: "linear", from, logSlices, logGrain, each, more, start, residual: reads, args, maps: [], corner };
   }
 
   /** mr_qkv's parameters, then those of attention. */
@@ -217,16 +217,28 @@ class Translation {
     this.leaves.set(ptr(attention.args[1]), this.out.length);
     const args = [...turn.args, ...plain];
     const corner = 4 * group * d;
-    return { op: "attend", from, logSlices: 0, tiles: 0, logGrain: 0, start: 0, residual: 0n, args, maps, corner };
+    return {
+      op: "attend",
+      from,
+      logSlices: 0,
+      logGrain: 0,
+      each: 0,
+      more: 0,
+      start: 0,
+      residual: 0n,
+      args,
+      maps,
+      corner,
+    };
   }
 }
 
 /** As C lays out a struct of these members. */
 function encode(one: Instruction, to: Uint8Array, encodeMap: (map: TensorMap) => Uint8Array): void {
   const view = new DataView(to.buffer, to.byteOffset, to.byteLength);
-  const head = [one.op === "linear" ? 0 : 1, one.from, one.logSlices, one.tiles, one.logGrain, one.start];
+  const head = [one.op === "linear" ? 0 : 1, one.from, one.logSlices, one.logGrain, one.each, one.more, one.start];
   for (const [i, value] of head.entries()) view.setInt32(4 * i, value, true);
-  view.setBigUint64(24, one.residual, true);
+  view.setBigUint64(32, one.residual, true);
   let at = parametersAt;
   for (const arg of one.args) {
     const size = "i32" in arg || "f32" in arg ? 4 : 8;
