@@ -141,34 +141,24 @@ __device__ __forceinline__ void super_block(const uint8_t* unit, const uint4& b,
   }
 }
 
-// 32 values of a unit of up to 64, with their scales.
-template <int S>
-__device__ __forceinline__ void load_chunk(const uint8_t* unit, int chunk, int lane, Fragments<S> (&f)[1], float2 (&low)[1], float2 (&high)[1]) {
-  using L = Format<S>;
-  const int g = lane >> 2;
-  f[0].load(unit, lane, chunk);
-  if constexpr (!L::floating) {
-    const auto scale = [&](int r, int at) { return f16_value(*reinterpret_cast<const uint16_t*>(unit + L::head_at + at + r * 4 + chunk * 2)); };
-    low[0].x = scale(g, 0), high[0].x = scale(g + 8, 0);
-    if (L::has_min) low[0].y = scale(g, 64) - 128.0f * low[0].x, high[0].y = scale(g + 8, 64) - 128.0f * high[0].x;
-  }
-}
-template <int S>
-__device__ __forceinline__ void chunk_products(const Fragments<S> (&f)[1], const float2 (&low)[1], const float2 (&high)[1], const uint4& values, uint32_t mask,
-                                               float (&sums)[4]) {
-  const uint4 b = make_uint4(masked(values.x, mask), masked(values.y, mask), masked(values.z, mask), masked(values.w, mask));
-  products<S, 1, 1>(f, low, high, b, reinterpret_cast<float(&)[1][1][4]>(sums), 0);
-}
-
 // A unit of up to 64 values; masks: its chunks'.
 template <int S>
 __device__ __forceinline__ void small_unit(const uint8_t* unit, const uint4& values, const uint32_t* masks, int lane, float (&sums)[4]) {
+  using L = Format<S>;
+  const int g = lane >> 2;
 #pragma unroll
-  for (int chunk = 0; chunk < Format<S>::k / 32; chunk++) {
+  for (int chunk = 0; chunk < L::k / 32; chunk++) {
     Fragments<S> f[1];
+    f[0].load(unit, lane, chunk);
     float2 low[1] = {}, high[1] = {};
-    load_chunk<S>(unit, chunk, lane, f, low, high);
-    chunk_products<S>(f, low, high, values, masks[chunk], sums);
+    if constexpr (!L::floating) {
+      const auto scale = [&](int r, int at) { return f16_value(*reinterpret_cast<const uint16_t*>(unit + L::head_at + at + r * 4 + chunk * 2)); };
+      low[0].x = scale(g, 0), high[0].x = scale(g + 8, 0);
+      if (L::has_min) low[0].y = scale(g, 64) - 128.0f * low[0].x, high[0].y = scale(g + 8, 64) - 128.0f * high[0].x;
+    }
+    const uint32_t mask = masks[chunk];
+    const uint4 b = make_uint4(masked(values.x, mask), masked(values.y, mask), masked(values.z, mask), masked(values.w, mask));
+    products<S, 1, 1>(f, low, high, b, reinterpret_cast<float(&)[1][1][4]>(sums), 0);
   }
 }
 

@@ -5,9 +5,9 @@
 //   an instruction is a launch that it stands for: its parameters as they would be passed (src/device/cuda/walk.ts)
 //     linear   mr_linear_1: tiles of 16 rows dealt over the blocks, each cut into slices of k for the block's warps
 //     attend   mr_qkv and mr_attention_decode: one key/value head, or a part of its past, a block
-//   a block = 8 warps that compute; one that fills their rings of shared memory through the copy engine, a lane a ring, in the
-//   order in which its warp will want what it brings; one that finishes tiles (adds slices, scales, leaves the values) and
-//   keeps the instructions' table
+//   a block = 8 warps that compute; 3 that fill their rings of shared memory through the copy engine, a lane a ring, in the order
+//   in which its warp will want what it brings; one that finishes tiles (adds slices, scales, leaves the values) and keeps the
+//   instructions' table
 //
 // Blocks wait for nothing but values: what an instruction leaves for another lies in an exchange, two bf16 and a tag in eight bytes
 // that are written and read together. A tag names step and instruction; who reads looks again until it is there. An
@@ -22,7 +22,7 @@
 namespace mr {
 namespace walk {
 
-constexpr int warps = 8, threads = 32 * (warps + 2);
+constexpr int warps = 8, producers = 3, threads = 32 * (warps + 1 + producers);
 constexpr int held = 8;       // instructions in shared memory
 constexpr int buffers = 8;    // tiles whose sums may wait to be finished
 constexpr int flying = 8;     // pieces of a warp in its ring
@@ -123,9 +123,9 @@ __device__ __forceinline__ void leave_pair(uint8_t* p, uint32_t value, unsigned 
   asm volatile("st.volatile.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(value), "r"(tag) : "memory");
 }
 
-// Units of a piece: about 4 KB.
+// Units of a piece: 4 to 8 KB.
 template <int S>
-constexpr int piece_units = Format<S>::bytes >= 2048 ? 2 : 4;
+constexpr int piece_units = Format<S>::k == 256 ? 2 : 4;
 
 struct Cut {
   int log_k, bytes, piece;
@@ -244,7 +244,7 @@ struct Board {
   };
   __align__(8) Used used[warps];
   volatile int known;  // instructions that have been in the table
-  volatile int found;  // instructions of which all has been asked for
+  volatile int found[producers];  // instructions of which all has been asked for
   volatile int finished[warps];  // instructions that a warp is through with
   unsigned step;
   int position;  // of the step's token
@@ -296,11 +296,12 @@ struct Pages {
   }
 };
 
-// A lane a ring: asks for what its warp will want, in that order, as far as there is room.
+// A lane a ring: asks for what its warp will want, in that order, as far as there is room. Lanes of one warp wait for each other
+// at every step, so rings are shared out over a few.
 template <int D>
-__device__ void bring(const uint8_t* program, int count, const int* positions, int warp, uint8_t* ring, int ring_bytes, Board& board) {
+__device__ void bring(const uint8_t* program, int count, const int* positions, int producer, int warp, uint8_t* ring, int ring_bytes, Board& board) {
   constexpr int part_bytes = 16 * D * 2;
-  const unsigned mates = (1u << warps) - 1;
+  const unsigned mates = (1u << (warps - producer + producers - 1) / producers) - 1;
   Place asked;
   int asked_number = 0;
   int ahead = 0, round = 0;       // instruction, and round of it
@@ -377,7 +378,7 @@ __device__ void bring(const uint8_t* program, int count, const int* positions, i
     const int least = __reduce_min_sync(mates, static_cast<unsigned>(ahead));
     if (least > told) {
       told = least;
-      if (warp == 0) board.found = told;
+      if (warp == producer) board.found[producer] = told;
     }
     if (told >= count) return;
   }

@@ -16,48 +16,33 @@ __device__ __forceinline__ uint32_t transposed(uint32_t pairs) {
 }
 __device__ __forceinline__ float2 floats(uint32_t two) { return make_float2(__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000u)); }
 
-// What attention reads of the product before it, once it is there: of the heads from head0 on, head g: dimensions 16 k + 8 i + 2 t of
-// the low (k < D / 32) and the high half; then the token's key and value: pair `lane` of the first half of the head and of the
-// second (heads of 64: the first 16 lanes), and of the value pairs lane and lane + 32.
-template <int D>
-struct Heads {
-  static constexpr int steps = D / 32, pairs = D / 4;  // of half a head
-  float2 query[steps * 4], key[2], value[D / 64];
-  // [k][low, high half of the head][i]
-  static __device__ __forceinline__ int dimension(int n, int t) { return (n >> 2) * 16 + (n >> 1 & 1) * (D / 2) + (n & 1) * 8 + 2 * t; }
-  __device__ __forceinline__ Heads(const Attend& a, const uint8_t* from, unsigned tag, int head, int group, int lane) {
-    const int g = lane >> 2, t = lane & 3, base = (head * group + min(g, group - 1)) * D;
-    const int k0 = (a.heads + head) * D / 2 + min(lane, pairs - 1), v0 = (a.heads + a.kv_heads + head) * D / 2 + lane;
-    constexpr int count = steps * 4 + 2 + D / 64;
-    uint2 seen[count];
-    bool all;
-    while (peek(from + head * group * D / 2 * 8).y != tag) {}
-    do {
-      all = true;
+// Pairs at(i) of an exchange, once all of them are there.
+template <int N, class At>
+__device__ __forceinline__ void await(const uint8_t* from, unsigned tag, float2 (&out)[N], At&& at) {
+  uint2 seen[N];
+  bool all;
+  do {
+    all = true;
 #pragma unroll
-      for (int n = 0; n < count; n++) {
-        const int i = n < steps * 4 ? (base + dimension(n, t)) / 2 : n < steps * 4 + 2 ? k0 + (n - steps * 4) * pairs : v0 + 32 * (n - steps * 4 - 2);
-        seen[n] = peek(from + i * 8);
-      }
+    for (int i = 0; i < N; i++) seen[i] = peek(from + at(i) * 8);
 #pragma unroll
-      for (int n = 0; n < count; n++) all = all && seen[n].y == tag;
-    } while (!__all_sync(~0u, all));
-    const auto floats = [](uint32_t two) { return make_float2(__uint_as_float(two << 16), __uint_as_float(two & 0xffff0000u)); };
+    for (int i = 0; i < N; i++) all = all && seen[i].y == tag;
+  } while (!__all_sync(~0u, all));
 #pragma unroll
-    for (int n = 0; n < count; n++) (n < steps * 4 ? query[n] : n < steps * 4 + 2 ? key[n - steps * 4] : value[n - steps * 4 - 2]) = floats(seen[n].x);
-  }
-};
+  for (int i = 0; i < N; i++) out[i] = make_float2(__uint_as_float(seen[i].x << 16), __uint_as_float(seen[i].x & 0xffff0000u));
+}
 
-// cos and sin of the token's position for what Heads has.
+// cos and sin of the token's position: of the queries' dimensions 16 k + 8 i + 2 t, and of the key's pair `lane` of half a head.
 template <int D>
 struct Turns {
+  static constexpr int pairs = D / 4;
   float4 query[D / 32][2], key;
   __device__ __forceinline__ Turns(const float2* table, int lane) {
 #pragma unroll
     for (int k = 0; k < D / 32; k++)
 #pragma unroll
       for (int i = 0; i < 2; i++) query[k][i] = *reinterpret_cast<const float4*>(table + 16 * k + 8 * i + 2 * (lane & 3));
-    key = *reinterpret_cast<const float4*>(table + 2 * min(lane, Heads<D>::pairs - 1));
+    key = *reinterpret_cast<const float4*>(table + 2 * min(lane, pairs - 1));
   }
 };
 
@@ -68,12 +53,16 @@ __device__ __forceinline__ float2 high_turned(float2 low, float2 high, float4 by
   return make_float2(high.x * by.x + low.x * by.y, high.y * by.z + low.y * by.w);
 }
 
-// The queries, normed and turned, as the B operand of the products with keys: head g, dimensions 16 k + 8 i + 2 t.
+// The heads from head0 on, normed and turned, as the B operand of the products with keys: head g, dimensions 16 k + 8 i + 2 t.
 template <class T, int D>
-__device__ __forceinline__ void queries(const Attend& a, Heads<D>& heads, const Turns<D>& turns, int group, int lane, uint32_t (&q)[D / 16][2]) {
+__device__ __forceinline__ void queries(const Attend& a, const uint8_t* from, unsigned tag, const Turns<D>& turns, int head0, int group, int lane,
+                                        uint32_t (&q)[D / 16][2]) {
   constexpr int steps = D / 32;
-  const int g = lane >> 2, t = lane & 3;
-  auto& x = heads.query;
+  const int g = lane >> 2, t = lane & 3, base = (head0 + min(g, group - 1)) * D;
+  const auto dimension = [&](int n) { return (n >> 2) * 16 + (n >> 1 & 1) * (D / 2) + (n & 1) * 8 + 2 * t; };  // [k][low, high half][i]
+  float2 x[steps * 4];
+  while (peek(from + head0 * D / 2 * 8).y != tag) {}
+  await(from, tag, x, [&](int n) { return (base + dimension(n)) / 2; });
   if (a.q_norm) {
     float squares = 0.0f;
 #pragma unroll
@@ -81,10 +70,7 @@ __device__ __forceinline__ void queries(const Attend& a, Heads<D>& heads, const 
     squares += __shfl_xor_sync(~0u, squares, 1), squares += __shfl_xor_sync(~0u, squares, 2);
     const float by = rsqrtf(squares / D + a.norm_eps);
 #pragma unroll
-    for (int n = 0; n < steps * 4; n++) {
-      const int d = Heads<D>::dimension(n, t);
-      x[n].x *= by * a.q_norm[d], x[n].y *= by * a.q_norm[d + 1];
-    }
+    for (int n = 0; n < steps * 4; n++) x[n].x *= by * a.q_norm[dimension(n)], x[n].y *= by * a.q_norm[dimension(n) + 1];
   }
 #pragma unroll
   for (int k = 0; k < steps; k++)
@@ -96,15 +82,18 @@ __device__ __forceinline__ void queries(const Attend& a, Heads<D>& heads, const 
     }
 }
 
-// The token's key, normed and turned, and its value, in pairs as Heads has them.
+// The token's key, normed and turned, in pairs of dimensions: a lane has pair `lane` of the first half of the head and of the second
+// (heads of 64: the first 16 lanes), and of the value pairs lane and lane + 32.
 template <class T, int D>
 struct Newcomer {
-  static constexpr int pairs = Heads<D>::pairs;
+  static constexpr int pairs = Turns<D>::pairs;
   uint32_t key[2], value[D / 64];
-  __device__ __forceinline__ void make(const Attend& a, const Heads<D>& heads, const Turns<D>& turns, int lane) {
-    float2 low = heads.key[0], high = heads.key[1];
+  __device__ __forceinline__ void make(const Attend& a, const uint8_t* from, unsigned tag, const Turns<D>& turns, int head, int lane) {
+    const int mine = min(lane, pairs - 1), k0 = (a.heads + head) * D / 2 + mine, v0 = (a.heads + a.kv_heads + head) * D / 2 + lane;
+    float2 x[2 + D / 64];
+    await(from, tag, x, [&](int i) { return i < 2 ? k0 + i * pairs : v0 + 32 * (i - 2); });
+    float2 low = x[0], high = x[1];
     if (a.k_norm) {
-      const int mine = min(lane, pairs - 1);
       const float own = lane < pairs ? low.x * low.x + low.y * low.y + high.x * high.x + high.y * high.y : 0.0f;
       const float by = rsqrtf(warp_sum(own) / D + a.norm_eps);
       const float *n = a.k_norm + 2 * mine, *m = n + D / 2;
@@ -113,7 +102,7 @@ struct Newcomer {
     const float2 l = low_turned(low, high, turns.key), h = high_turned(low, high, turns.key);
     key[0] = attn::pack<T>(l.x, l.y), key[1] = attn::pack<T>(h.x, h.y);
 #pragma unroll
-    for (int i = 0; i < D / 64; i++) value[i] = attn::pack<T>(heads.value[i].x, heads.value[i].y);
+    for (int i = 0; i < D / 64; i++) value[i] = attn::pack<T>(x[2 + i].x, x[2 + i].y);
   }
   // put(pair of the head, bits)
   template <class Put>
@@ -145,22 +134,21 @@ __device__ __forceinline__ void attend(const Instruction& now, int c, Warp& me) 
   const unsigned tag = me.exchange.tag + now.from;
 
   const Turns<D> turns(a.table, lane);
-  Heads<D> heads(a, from, tag, share.head, group, lane);
   uint32_t q[D / 16][2];
-  queries<T, D>(a, heads, turns, group, lane, q);
+  queries<T, D>(a, from, tag, turns, share.head * group, group, lane, q);
   Newcomer<T, D> newcomer;
-  if (owner) {
-    newcomer.make(a, heads, turns, lane);
-    const int64_t row = (static_cast<int64_t>(share.head) * 64 + share.position % 64) * D * 2;
-    auto* const keys = reinterpret_cast<uint32_t*>(a.new_keys + page * a.page_bytes + row);
-    auto* const values = reinterpret_cast<uint32_t*>(a.new_values + page * a.page_bytes + row);
-    newcomer.keys(lane, [&](int i, uint32_t bits) { keys[i] = bits; });
-    newcomer.values(lane, [&](int i, uint32_t bits) { values[i] = bits; });
-  }
   // Of heads 2t and 2t + 1 of the group; a lane's own part of the total.
   float m[2] = {attn::nothing, attn::nothing}, total[2] = {0.0f, 0.0f}, o[D / 16][4] = {};
   for (int p = share.from + warp; p < share.to; p += warps) {
     const bool mended = owner && p == last;
+    if (mended) {
+      newcomer.make(a, from, tag, turns, share.head, lane);
+      const int64_t row = (static_cast<int64_t>(share.head) * 64 + share.position % 64) * D * 2;
+      auto* const keys = reinterpret_cast<uint32_t*>(a.new_keys + page * a.page_bytes + row);
+      auto* const values = reinterpret_cast<uint32_t*>(a.new_values + page * a.page_bytes + row);
+      newcomer.keys(lane, [&](int i, uint32_t bits) { keys[i] = bits; });
+      newcomer.values(lane, [&](int i, uint32_t bits) { values[i] = bits; });
+    }
     const int keys_at = me.arrive(part_bytes, 1024);
     if (mended) {
       newcomer.keys(lane, [&](int i, uint32_t bits) { *reinterpret_cast<uint32_t*>(me.ring + keys_at + Tile::at(within, i / 4) + i % 4 * 4) = bits; });

@@ -20,7 +20,7 @@ __device__ void manage(const uint8_t* program, int count, const Exchange& exchan
       turn += deal.count;
     }
     if (c + held >= count) continue;
-    while (board.found <= c) {}
+    while (!__all_sync(~0u, lane >= producers || board.found[lane] > c)) {}
     while (!__all_sync(~0u, lane >= warps || board.finished[lane] > c)) {}
     if (more) reinterpret_cast<uint4*>(board.table[c % held])[lane] = next;
     __threadfence_block();
@@ -46,7 +46,8 @@ __device__ __forceinline__ void walk(const uint8_t* program, int count, const in
     board.used[threadIdx.x].write(0, 0);
     board.finished[threadIdx.x] = 0;
   }
-  if (threadIdx.x == 0) board.known = min(held, count), board.found = 0;
+  if (threadIdx.x == 0) board.known = min(held, count);
+  if (threadIdx.x < producers) board.found[threadIdx.x] = 0;
   asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
   __syncthreads();
   release();
@@ -54,8 +55,9 @@ __device__ __forceinline__ void walk(const uint8_t* program, int count, const in
   uint32_t ring_bytes;
   asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(ring_bytes));
   ring_bytes = (ring_bytes / warps - corner_bytes) & ~1023u;
-  if (warp == warps + 1) {
-    if (lane < warps) bring<D>(program, count, positions, lane, shared + lane * ring_bytes, ring_bytes, board);
+  if (warp > warps) {
+    const int producer = warp - warps - 1, mine = lane * producers + producer;
+    if (mine < warps) bring<D>(program, count, positions, producer, mine, shared + mine * ring_bytes, ring_bytes, board);
     return;
   }
   wait();

@@ -52,29 +52,19 @@ __device__ __forceinline__ uint4 values_of(const uint8_t* x, int lane) {
 
 // N units: sums of a tile's rows g and g + 8, added to. A unit is a long chain; several at once are little longer.
 template <int S, int N>
-__device__ __forceinline__ void piece(Warp& me, const uint8_t* x, const uint32_t (&masks)[8], float2& acc, float (&sums)[2][4]) {
+__device__ __forceinline__ void piece(Warp& me, const uint8_t* x, const uint32_t (&masks)[8], float2& acc, float (&sums)[4]) {
   using L = Format<S>;
   const int lane = me.lane;
   const uint8_t* at = me.ring + me.arrive(N * L::bytes, 128);
   if constexpr (L::k == 256) {
 #pragma unroll
     for (int i = 0; i < N; i++) one::super_block<S>(at + i * L::bytes, values_of<S>(x + 512 * i, lane), masks, lane, acc);
-    me.leave();
   } else {
-    constexpr int chunks = L::k / 32, all = N * chunks, most = 4;
     const uint4 values = 8 * lane < N * L::k ? *reinterpret_cast<const uint4*>(x + 16 * lane) : make_uint4(0, 0, 0, 0);
 #pragma unroll
-    for (int first = 0; first < all; first += most) {
-      Fragments<S> f[most][1];
-      float2 low[most][1] = {}, high[most][1] = {};
-#pragma unroll
-      for (int i = 0; i < most && first + i < all; i++)
-        one::load_chunk<S>(at + (first + i) / chunks * L::bytes, (first + i) % chunks, lane, f[i], low[i], high[i]);
-      if (first + most >= all) me.leave();
-#pragma unroll
-      for (int i = 0; i < most && first + i < all; i++) one::chunk_products<S>(f[i], low[i], high[i], values, masks[first + i], sums[i % 2]);
-    }
+    for (int i = 0; i < N; i++) one::small_unit<S>(at + i * L::bytes, values, masks + i * (L::k / 32), lane, sums);
   }
+  me.leave();
 }
 
 // turn: of this block's tiles, over all instructions, the first of this one.
@@ -92,7 +82,7 @@ __device__ __forceinline__ void linear(const Instruction& now, const Deal& deal,
   for (int r = 0; job.of(now, deal, slice, warp, r); r++, turn += warps >> now.log_slices) {
     if (r == 0) slice_of_x(now, slice.first << now.log_grain, min(slice.end << now.log_grain, l.cols), me);
     float2 acc = make_float2(0.0f, 0.0f);
-    float sums[2][4] = {};
+    float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     for_storage(job.type, [&]<int S>() {
       constexpr int most = piece_units<S>;
       const uint8_t* x = me.corner();
@@ -102,7 +92,7 @@ __device__ __forceinline__ void linear(const Instruction& now, const Deal& deal,
       else if (most > 2 && left == 2) piece<S, 2>(me, x, masks, acc, sums);
       else if (left == 1) piece<S, 1>(me, x, masks, acc, sums);
     });
-    acc.x += sums[0][0] + sums[0][1] + sums[1][0] + sums[1][1], acc.y += sums[0][2] + sums[0][3] + sums[1][2] + sums[1][3];
+    acc.x += sums[0] + sums[1], acc.y += sums[2] + sums[3];
 #pragma unroll
     for (int o = 1; o < 4; o *= 2) acc.x += __shfl_xor_sync(~0u, acc.x, o), acc.y += __shfl_xor_sync(~0u, acc.y, o);
     const int buffer = turn % buffers;

@@ -7,7 +7,7 @@ import type { PlannedArea, Workspace } from "./memory.js";
 import { tensorMapBytes } from "./native.js";
 
 const warps = 8;
-const threads = 32 * (warps + 2);
+const threads = 32 * (warps + 1 + 3);
 const parametersAt = 40;
 const instructionBytes = 384;
 const stride = instructionBytes + 2 * tensorMapBytes;
