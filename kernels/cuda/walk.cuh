@@ -24,7 +24,7 @@ namespace walk {
 
 constexpr int warps = 8, producers = 3, threads = 32 * (warps + 1 + producers);
 constexpr int held = 8;       // instructions in shared memory
-constexpr int buffers = 8;    // tiles whose sums may wait to be finished
+constexpr int buffers = 4;    // tiles whose sums may wait to be finished
 constexpr int flying = 8;     // pieces of a warp in its ring
 constexpr int exchanges = 8;
 
@@ -123,7 +123,7 @@ __device__ __forceinline__ void leave_pair(uint8_t* p, uint32_t value, unsigned 
   asm volatile("st.volatile.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(value), "r"(tag) : "memory");
 }
 
-// Units of a piece: 4 to 8 KB.
+// Units of a piece: 4 to 8 KB: what the copy engine takes to be fast, and little enough for a few in a ring.
 template <int S>
 constexpr int piece_units = Format<S>::k == 256 ? 2 : 4;
 

@@ -129,6 +129,7 @@ __device__ __forceinline__ void attend(const Instruction& now, int c, Warp& me) 
   const uint32_t ring_at = attn::shared_address(me.ring);
   const attn::Scale scale(a.scale, a.softcap);
   const bool owner = last >= share.from && last < share.to && (last - share.from) % warps == warp;
+  const bool keeps = owner && a.info->tokens > 0;
   const int page = owner ? a.page_ids[a.page_start[0] + share.position / 64 - a.page_first[0]] : 0;
   const uint8_t* const from = me.exchange.values(now.from);
   const unsigned tag = me.exchange.tag + now.from;
@@ -143,11 +144,9 @@ __device__ __forceinline__ void attend(const Instruction& now, int c, Warp& me) 
     const bool mended = owner && p == last;
     if (mended) {
       newcomer.make(a, from, tag, turns, share.head, lane);
-      const int64_t row = (static_cast<int64_t>(share.head) * 64 + share.position % 64) * D * 2;
-      auto* const keys = reinterpret_cast<uint32_t*>(a.new_keys + page * a.page_bytes + row);
-      auto* const values = reinterpret_cast<uint32_t*>(a.new_values + page * a.page_bytes + row);
-      newcomer.keys(lane, [&](int i, uint32_t bits) { keys[i] = bits; });
-      newcomer.values(lane, [&](int i, uint32_t bits) { values[i] = bits; });
+      const int64_t row = page * a.page_bytes + (static_cast<int64_t>(share.head) * 64 + share.position % 64) * D * 2;
+      if (keeps) newcomer.keys(lane, [&](int i, uint32_t bits) { reinterpret_cast<uint32_t*>(a.new_keys + row)[i] = bits; });
+      if (keeps) newcomer.values(lane, [&](int i, uint32_t bits) { reinterpret_cast<uint32_t*>(a.new_values + row)[i] = bits; });
     }
     const int keys_at = me.arrive(part_bytes, 1024);
     if (mended) {

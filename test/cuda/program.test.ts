@@ -194,6 +194,24 @@ describe.skipIf(absent !== undefined).each(walks)("a step of one token as one la
   });
 });
 
+describe.skipIf(absent !== undefined)("steps of one token of two programs at once", () => {
+  test("wait for each other, and give what each gives alone", async () => {
+    const config = { ...configs["128 (8 on 2)"], intermediate_size: 1536 } as Record<string, unknown>;
+    const checkpoint = randomCheckpoint({ config, quantisation: "q8_0", seed: 11, name: "two" });
+    const programs: Program[] = [];
+    for (const device of [new CudaDevice(), new CudaDevice()]) {
+      const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), device.info.ops);
+      programs.push(await device.compile(plan, checkpoint, { ...limits, deterministic: false }, { dump: false }));
+    }
+    const truth = await alone(programs[0], 40);
+    for (let round = 0; round < 20; round++) {
+      const both = await Promise.all(programs.map((program) => alone(program, 40)));
+      for (const logprobs of both) expect(logprobs).toEqual(truth);
+    }
+    for (const program of programs) await program.close();
+  });
+});
+
 /** Logprobs of eight steps of one token behind a prompt. */
 async function alone(program: Program, length: number): Promise<number[]> {
   const pages = new PageKeeper(program).take(length + 8);

@@ -13,7 +13,7 @@ const instructionBytes = 384;
 const stride = instructionBytes + 2 * tensorMapBytes;
 const exchanges = 8;
 /** Shared memory that the kernel declares itself. */
-const ownShared = 10240;
+const ownShared = 7168;
 /** Room for keys or values of 16 positions of the widest head, a few times. */
 const leastRing = 16384;
 /** Epilogues of mr_linear_1. */
@@ -93,6 +93,7 @@ export class Walk {
         ...[{ i32: this.pairs }, { i32: this.tiles }, { i32: corner }],
       ],
       dependent: true,
+      together: true,
     };
     const before = launches.slice(0, first).filter(({ kernel }) => kernel !== "mr_attention_plan");
     return [...before, walk, ...launches.slice(last + 1)];
