@@ -194,10 +194,12 @@ describe.skipIf(absent !== undefined).each(walks)("a step of one token as one la
   });
 });
 
-describe.skipIf(absent !== undefined)("steps of one token of two programs at once", () => {
-  test("wait for each other, and give what each gives alone", async () => {
+const alike = [{ quantisation: "q8_0" as const }];
+
+describe.skipIf(absent !== undefined).each(alike)("one token each of two programs at once, $quantisation", (its) => {
+  test("they wait for each other, and give what each gives alone", async () => {
     const config = { ...configs["128 (8 on 2)"], intermediate_size: 1536 } as Record<string, unknown>;
-    const checkpoint = randomCheckpoint({ config, quantisation: "q8_0", seed: 11, name: "two" });
+    const checkpoint = randomCheckpoint({ config, ...its, seed: 11, name: "two" });
     const programs: Program[] = [];
     for (const device of [new CudaDevice(), new CudaDevice()]) {
       const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), device.info.ops);
