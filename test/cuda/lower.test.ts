@@ -24,7 +24,7 @@ const properties = {
 };
 
 /** Variants that the preprocessor names: their own tests on a GPU check them. */
-const byMacro = /^mr_(attention|linear|embed|moe|pack|unpack)_/;
+const byMacro = /^mr_(attention|linear|embed|moe|pack|unpack|walk)_/;
 
 /** Parameter types of each kernel, as its source declares them. */
 function declared(): Map<string, string[]> {

@@ -160,3 +160,69 @@ describe
     });
   },
 );
+
+const walked: Readonly<Record<string, object>> = {
+  "64 (9 on 3)": configs["64 (9 on 3)"],
+  "128 (8 on 2)": configs["128 (8 on 2)"],
+  "128 with norms, 4 on 1": { ...configs["128 with norms"], num_attention_heads: 4 },
+};
+const walks = Object.keys(walked).flatMap((name) =>
+  (["bf16", "q8_0", "q4_k_m"] as const).map((quantisation) => ({ name, quantisation })),
+);
+
+describe.skipIf(absent !== undefined).each(walks)("a step of one token as one launch: $name, $quantisation", (its) => {
+  test("its logprobs come near those of a launch for every operation, and are the same bits again", async () => {
+    const config = { ...walked[its.name], intermediate_size: 1536, max_position_embeddings: 2048 };
+    const about = { config: config as Record<string, unknown>, quantisation: its.quantisation, seed: 11, name: "walk" };
+    const checkpoint = randomCheckpoint(about);
+    const kvDtype = its.quantisation === "bf16" ? ("bf16" as const) : ("f16" as const);
+    const far = { ...limits, deterministic: false, kvDtype, contextLength: 2048, maxTokens: 2048 };
+    for (const length of [3, 61, 1300]) {
+      const logprobs: number[][] = [];
+      for (const how of [{ walks: false }, { walks: true }, { walks: true, graphs: false }]) {
+        const device = new CudaDevice(0, how);
+        const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), device.info.ops);
+        const program = await device.compile(plan, checkpoint, far, { dump: false });
+        logprobs.push(await alone(program, length));
+        await program.close();
+      }
+      const [truth, once, again] = logprobs;
+      expect(again, `${length}`).toEqual(once);
+      expect(once, `${length}`).not.toEqual(truth);
+      for (const [i, value] of once.entries()) expect(Math.abs(value - truth[i]), `${length}: ${i}`).toBeLessThan(0.05);
+    }
+  });
+});
+
+const alike = [{ quantisation: "q8_0" as const }];
+
+describe.skipIf(absent !== undefined).each(alike)("one token each of two programs at once, $quantisation", (its) => {
+  test("they wait for each other, and give what each gives alone", async () => {
+    const config = { ...configs["128 (8 on 2)"], intermediate_size: 1536 } as Record<string, unknown>;
+    const checkpoint = randomCheckpoint({ config, ...its, seed: 11, name: "two" });
+    const programs: Program[] = [];
+    for (const device of [new CudaDevice(), new CudaDevice()]) {
+      const plan = fuse(decoderPlan(modelConfig(checkpoint), checkpoint.tensors), device.info.ops);
+      programs.push(await device.compile(plan, checkpoint, { ...limits, deterministic: false }, { dump: false }));
+    }
+    const truth = await alone(programs[0], 40);
+    for (let round = 0; round < 20; round++) {
+      const both = await Promise.all(programs.map((program) => alone(program, 40)));
+      for (const logprobs of both) expect(logprobs).toEqual(truth);
+    }
+    for (const program of programs) await program.close();
+  });
+});
+
+/** Logprobs of eight steps of one token behind a prompt. */
+async function alone(program: Program, length: number): Promise<number[]> {
+  const pages = new PageKeeper(program).take(length + 8);
+  const tokens = Array.from({ length }, (_, t) => 3 + ((7 * t) % 500));
+  await program.run(batchOf([{ slot: 0, tokens, kvStart: 0, pages }], { updates: updates([[0, {}]]) })).result;
+  const out: number[] = [];
+  for (let n = 0; n < 8; n++) {
+    const part = { slot: 0, tokens: [5 + n], kvStart: length + n, pages, targets: [9 + n] };
+    out.push(...(await program.run(batchOf([part])).result).logprobs);
+  }
+  return out;
+}

@@ -24,11 +24,14 @@ import { Cuda } from "./native.js";
 import { type CudaParts, CudaProgram } from "./program.js";
 import { StepMemory } from "./step.js";
 import { Tail } from "./tail.js";
+import { Walk } from "./walk.js";
 import { CudaWeights } from "./weights.js";
 
 export interface CudaOptions {
   /** false: every step's launches one by one, for tests and for looking at them. */
   readonly graphs?: boolean;
+  /** false: steps of one token launch by launch too, likewise. */
+  readonly walks?: boolean;
 }
 
 /** For the driver's own needs beside what is counted here: graphs, local memory, modules. */
@@ -73,8 +76,8 @@ export class CudaDevice implements Device {
 
   private prepare(plan: Plan, limits: Limits, dump: boolean): CudaParts {
     const { cuda } = this;
-    const graphs = this.options.graphs ?? true;
-    return { cuda, graphs, ...planProgram(plan, limits, cuda.properties, dump) };
+    const { graphs = true, walks = true } = this.options;
+    return { cuda, graphs, walks, ...planProgram(plan, limits, cuda.properties, dump) };
   }
 }
 
@@ -86,7 +89,7 @@ export function planProgram(
   limits: Limits,
   properties: CudaProperties,
   dump: boolean,
-): Omit<CudaParts, "cuda" | "graphs"> {
+): Omit<CudaParts, "cuda" | "graphs" | "walks"> {
   // dump shows every token of every tensor.
   const plan = dump ? given : gatherEarly(given);
   if (plan.caches.some((cache) => cache.kind === "state")) {
@@ -107,9 +110,12 @@ export function planProgram(
   const kv = kvPlaces(plan, limits, groups, pools);
   const parts = { plan, limits, properties, kernels, weights, workspace, step: step.view, kv, keepAll: dump };
   const lowered = lower(parts);
+  const { forward, activations } = lowered.lowering;
+  const widths = [...activations.values()].map(({ dtype, width }) => (dtype === "bf16" ? width : 0));
+  const walk = new Walk(workspace, forward.length, Math.max(0, ...widths));
   const tail = new Tail(workspace, limits, plan.vocabSize, lowered.logits);
   const memory = report(weights, workspace.place(dump), groups, limits);
-  return { plan, limits, memory, groups, weights, lowered, workspace, step, tail, pools, dump };
+  return { plan, limits, memory, groups, weights, lowered, walk, workspace, step, tail, pools, dump };
 }
 
 /** Where each cache's keys and values lie in its group's pages: layer after layer, keys before values. */

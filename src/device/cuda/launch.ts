@@ -43,6 +43,8 @@ export interface Launch {
   readonly dependent?: boolean;
   /** Blocks of a thread block cluster, along x. */
   readonly cluster?: number;
+  /** Blocks wait for each other: none may run before there is room for all (a cooperative launch). */
+  readonly together?: boolean;
 }
 
 /** A shape of steps: upper bounds; the real counts are in StepView.info. decode: every sequence has exactly one token. */

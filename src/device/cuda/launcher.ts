@@ -1,14 +1,15 @@
 // Owns: launches as the driver takes them: each is laid out once in memory that does not move, so that starting it is one
 // foreign call. A sequence of launches can be played directly or recorded as a graph.
 //
-//   a launch:  | CUlaunchConfig 56 | pad 8 | 2 attributes of 72 | pointers to parameters | parameters |
+//   a launch:  | CUlaunchConfig 56 | pad 8 | 3 attributes of 72 | pointers to parameters | parameters |
 import { check } from "../../base/errors.js";
 import type { Arg, Launch } from "./launch.js";
 import { type Cuda, tensorMapBytes } from "./native.js";
 
 const attributesAt = 64;
-const pointersAt = attributesAt + 2 * 72;
+const pointersAt = attributesAt + 3 * 72;
 /** CUlaunchAttributeID of cuda.h. */
+const cooperative = 2;
 const clusterDimension = 4;
 const programmaticSerialization = 6;
 
@@ -62,6 +63,7 @@ export class Sequence {
     };
     if (launch.dependent && dependents) attribute(programmaticSerialization, [1]);
     if (launch.cluster && launch.cluster > 1) attribute(clusterDimension, [launch.cluster, 1, 1]);
+    if (launch.together) attribute(cooperative, [1]);
     view.setUint32(48, attributes, true);
     let valueAt = Math.ceil((pointersAt + 8 * launch.args.length) / 64) * 64;
     for (const [i, arg] of launch.args.entries()) {

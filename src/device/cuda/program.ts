@@ -34,6 +34,7 @@ import { Recorder } from "./recorder.js";
 import { timed } from "./roof.js";
 import { type StepMemory, sampleWaves } from "./step.js";
 import type { Tail } from "./tail.js";
+import type { Walk } from "./walk.js";
 import type { CudaWeights } from "./weights.js";
 
 export interface CudaParts {
@@ -52,6 +53,9 @@ export interface CudaParts {
   readonly dump: boolean;
   /** false: every step's launches one by one. */
   readonly graphs: boolean;
+  readonly walk: Walk;
+  /** false: steps of one token launch by launch too. */
+  readonly walks: boolean;
 }
 
 interface Pending {
@@ -308,9 +312,13 @@ export class CudaProgram implements Program {
     }
   }
 
-  private forward(bucket: Bucket): Launch[] {
-    const { lowering } = this.parts.lowered;
-    return [...lowering.first, ...lowering.forward].flatMap((lowered) => lowered(bucket));
+  private forward(bucket: Bucket): readonly Launch[] {
+    const { cuda, lowered, walk, walks } = this.parts;
+    const { first, forward } = lowered.lowering;
+    const launches = [...first, ...forward].flatMap((one) => one(bucket));
+    if (!walks || !bucket.decode || bucket.tokens !== 1) return launches;
+    const write = (to: bigint, bytes: Uint8Array) => cuda.toDevice(Number(to), cuda.addressOf(bytes), bytes.length);
+    return walk.of(launches, cuda.properties, write, (map) => cuda.tensorMap(map));
   }
 
   private tail({ rows }: Bucket, draws: boolean, wave = -1): Launch[] {
