@@ -6,7 +6,7 @@ namespace mr {
 
 int64_t linear_scratch_bytes(int32_t max_cols) {
   (void)max_cols;  // panels are slabs of k
-  return std::max(panel_scratch_bytes, tile_scratch_bytes);
+  return std::max({panel_scratch_bytes, tile_scratch_bytes, float_scratch_bytes});
 }
 
 void linear_run(const Weight& w, const void* act, int32_t tokens, int32_t t0, int32_t t1, int32_t g0, int32_t g1,

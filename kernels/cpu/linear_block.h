@@ -117,20 +117,6 @@ inline void dot_finish(const dot a[], const SubScales& w, const ActBlock& x, vf&
 template <class L>
 using Unpacked = BlockLayout<32, L::bits, L::zero, L::has_min, L::scales == Scales::int8 ? Scales::int8 : Scales::f16>;
 
-// The packed bytes of the next panel, which are asked for while the tiles of this one compute: memory and arithmetic
-// work at the same time. The same range of each of `groups` groups, `stride` apart.
-struct Ahead {
-  const uint8_t *at, *end;
-  int64_t stride;
-  int groups;
-  void step() {
-    if (at >= end) return;
-    for (int g = 0; g < groups; g++)
-      for (int i = 0; i < 2; i++) __builtin_prefetch(at + g * stride + 64 * i);
-    at += 128;
-  }
-};
-
 // Behind the panel of blocks [b, b + step) of V groups from g on: the next slab, or the first of the groups that follow.
 template <class L>
 Ahead ahead_of(const RunArgs& a, int g, int groups, int b, int step, int64_t group_bytes) {

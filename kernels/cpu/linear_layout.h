@@ -123,6 +123,20 @@ void run_q8(const RunArgs& args);
 void run_panels(const RunArgs& args);
 void run_tiles(const RunArgs& args);
 void run_float(const RunArgs& args);
-extern const int64_t panel_scratch_bytes, tile_scratch_bytes;
+extern const int64_t panel_scratch_bytes, tile_scratch_bytes, float_scratch_bytes;
+
+// The packed bytes of the next panel, which are asked for while the tiles of this one compute: memory and arithmetic
+// work at the same time. The same range of each of `groups` groups, `stride` apart.
+struct Ahead {
+  const uint8_t *at, *end;
+  int64_t stride;
+  int groups;
+  void step() {
+    if (at >= end) return;
+    for (int g = 0; g < groups; g++)
+      for (int i = 0; i < 2; i++) __builtin_prefetch(at + g * stride + 64 * i);
+    at += 128;
+  }
+};
 
 }  // namespace mr
